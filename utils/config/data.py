@@ -1,0 +1,49 @@
+"""Which images are seen, and how they are brought to the network."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from tyro.conf import arg
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images are seen, and how they are brought to the network."""
+
+    data_dir: Annotated[str | None, arg(aliases=["--data-path"])] = None
+    """folder or LMDB with train/ and val/ (or test/); which of the two is recognised"""
+    loader: Literal["torch", "synthetic"] = "torch"
+    """engine that carries out the plan; synthetic makes random images, for speed only"""
+    workers: Annotated[int, Field(ge=0), arg(aliases=["-j", "--num-workers"])] = 4
+    """loader processes per GPU; 0 loads in the training process"""
+    img_size: Pixels = 224
+    """side of a training crop, pixels"""
+    train_crop: Literal["auto", "random-resized", "pad"] = "auto"
+    """random-resized (ImageNet) or pad (small images); auto is pad up to 64 pixels"""
+    scale: tuple[Share, Share] = (0.08, 1.0)
+    """random-resized: share of the image's area, smallest and largest"""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """random-resized: width over height, smallest and largest"""
+    pad: Annotated[int, Field(ge=0)] = 4
+    """pad: pixels added on each side before the crop"""
+    hflip: Share = 0.5
+    """probability of a horizontal flip"""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """filter of every resize, antialiased"""
+    val_resize: Pixels | None = None
+    """validation: shorter side before the centre crop, pixels; crop / 0.875 (or the crop, with pad) if not given"""
+    val_crop: Pixels | None = None
+    """validation: side of the centre crop, pixels; --img-size if not given"""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """mean of the channels R G B, in [0, 1]"""
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    """standard deviation of the channels R G B, in [0, 1]"""
+    synthetic_images: Annotated[int, Field(ge=1)] = 10_000
+    """synthetic: images in an epoch; validation has a tenth"""
+    synthetic_classes: Annotated[int, Field(ge=1)] = 1000
+    """synthetic: classes"""

@@ -1,0 +1,35 @@
+"""Which network is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from tyro.conf import arg
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network is trained."""
+
+    model: Annotated[str, arg(aliases=["--arch", "-a"])] = "resnet50"
+    """network; `python -m scripts.list_models` lists them"""
+    norm: str = "bn"
+    """normalization: bn, syncbn, gn, in, in_affine, ln, none, ws (with gn), ws_bn, wn, pws"""
+    norm_groups: Annotated[int, Field(ge=1)] = 32
+    """groups of group normalization, for gn and ws"""
+    block_order: Literal["auto", "post", "pre", "relu-first"] = "auto"
+    """order inside residual blocks; auto is the network's own, and relu-first with pws"""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """first layers: 7x7 stride 2 and pooling, or one 3x3 for images of about 32 px"""
+    num_classes: Annotated[int | None, Field(ge=1)] = None
+    """outputs of the classifier; as many as the data set has classes if not given"""
+    zero_gamma: Annotated[bool, arg(aliases=["--last-gamma", "--zero-init-residual"])] = False
+    """start each residual branch at zero: the gain of its last norm is 0"""
+    pws_gamma: Annotated[float, Field(ge=0)] = 0.1
+    """pws: what is added to the variance of a filter"""
+    pws_equiv: Literal["on", "off"] = "on"
+    """pws: gamma is a share of the variance at initialization (on) or absolute (off)"""
+    pws_fan: Literal["in", "out"] = "in"
+    """pws: the fan that fixes the scale of a kernel"""
+    pws_gain: Literal["data", "one"] = "data"
+    """pws: gains start from the first batch's variance (data) or at one"""

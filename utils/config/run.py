@@ -1,0 +1,37 @@
+"""What a run writes, where it goes on from, and what it tells."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from tyro.conf import arg
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run writes, where it goes on from, and what it tells."""
+
+    output_dir: Annotated[str | None, arg(aliases=["--save-dir"])] = None
+    """folder of the run; runs/MODEL-NORM if not given"""
+    resume: str | None = None
+    """auto: the newest good checkpoint of --output-dir, or a fresh start; or the path of one"""
+    resume_allow: tuple[str, ...] = ()
+    """settings that may differ from the checkpoint's although they change the result, such as epochs lr data"""
+    save_every: Annotated[int, Field(ge=0)] = 0
+    """steps between checkpoints inside an epoch; 0 saves at the end of epochs only"""
+    keep_epochs: Annotated[int, Field(ge=0)] = 0
+    """keep the checkpoint of every so many epochs for good; 0 keeps the two newest and the best"""
+    evaluate: Annotated[bool, arg(aliases=["-e", "--test-only"])] = False
+    """only measure the checkpoint given by --resume on the validation images"""
+    class_accuracy: bool = False
+    """write the accuracy of each class after the last validation"""
+    val_batch_size: Annotated[int | None, Field(ge=1)] = None
+    """images validated at once; --batch-size if not given"""
+    val_interval: Annotated[int, Field(ge=1)] = 1
+    """epochs between validations; the last epoch is always validated"""
+    log_interval: Annotated[int, Field(ge=1), arg(aliases=["--print-freq"])] = 50
+    """steps between lines of progress"""
+    log_indices: bool = False
+    """write which images each step used, one file a rank"""
+    debug: bool = False
+    """show tracebacks of errors that are otherwise told in one line"""

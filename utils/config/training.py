@@ -1,0 +1,35 @@
+"""How a step is computed."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from tyro.conf import arg
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a step is computed."""
+
+    batch_size: Annotated[int, Field(ge=1), arg(aliases=["-b"])] = 128
+    """images that one GPU sees at once: a shard"""
+    shards: Annotated[int | None, Field(ge=1)] = None
+    """shards in a global batch, fixed for the run; as many as processes if not given"""
+    grad_accum_steps: Annotated[int | None, Field(ge=1)] = None
+    """shards that one process adds up before a step: another way to give --shards"""
+    precision: Annotated[Literal["fp32", "tf32", "fp16", "bf16", "fp64"], arg(aliases=["--dtype"])] = "fp32"
+    """arithmetic of the network; --amp is fp16; fp64 is for checks"""
+    exact: bool = False
+    """same bits at any number of processes: tree order of additions, deterministic kernels, one thread on a CPU"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """seed of weights, order, plan and every draw"""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """where the network runs"""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads per process; 0 leaves torch's choice"""
+    model_ema: bool = False
+    """keep an exponential moving average of the weights and evaluate it too"""
+    model_ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.9998
+    """share of the average that one step keeps"""
+    timeout: Annotated[float, Field(gt=0)] = 300.0
+    """seconds that a process waits for the others before it gives up"""
