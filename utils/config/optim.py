@@ -6,10 +6,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import arg
 
+from utils.config.strict import STRICT
+
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class OptimConfig:
     """How weights move."""
 

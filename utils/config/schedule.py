@@ -6,8 +6,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import arg
 
+from utils.config.strict import STRICT
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class ScheduleConfig:
     """How long a run is and how its learning rate goes."""
 

@@ -1,0 +1,185 @@
+"""From the command line and a TOML recipe to a `Config`, and back to TOML.
+
+tyro makes the flags and the help, pydantic checks the values; this file turns what either of them finds into one line.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import tyro
+from pydantic import ValidationError
+
+from utils.config import Config
+from utils.errors import UsageError
+from utils.registry import nearest
+
+DESCRIPTION = """Train an image classifier on any number of processes.
+
+torchrun --nproc_per_node=8 train_dist.py --model resnet50 --norm pws --data-dir DIR
+
+--config FILE.toml    start from a recipe; flags override it
+--print-config        print the resulting settings as a recipe and stop
+--amp                 the same as --precision fp16
+"""
+
+FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+OUT_OF_RANGE = re.compile(r"validation errors? for \w+ (\w+)[\w.]* (.*?) \[type=\w+, input_value=(.*), input_type")
+Settings = dict[str, dict[str, object]]
+
+
+def read_config(arguments: Sequence[str]) -> tuple[Config, bool]:
+    """The settings that a command line asks for, and whether they are only to be printed. UsageError in one line."""
+    arguments, recipe, print_only = _take_own_flags(list(arguments))
+    default = config_from_settings(_read_recipe(Path(recipe)), recipe) if recipe else Config()
+    return _parse_flags(arguments, default), print_only
+
+
+def _take_own_flags(arguments: list[str]) -> tuple[list[str], str | None, bool]:
+    """Flags that are no settings: --config FILE, --print-config, --amp."""
+    rest: list[str] = []
+    recipe, print_only = None, False
+    words = iter(arguments)
+    for word in words:
+        if word == "--config" or word.startswith("--config="):
+            recipe = word.partition("=")[2] or next(words, None)
+            if not recipe:
+                raise UsageError("--config needs the path of a TOML recipe")
+        elif word == "--print-config":
+            print_only = True
+        elif word == "--amp":
+            rest += ["--precision", "fp16"]
+        else:
+            rest.append(word)
+    return rest, recipe, print_only
+
+
+def _read_recipe(path: Path) -> Settings:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"recipe {path} is not TOML: {error}") from error
+
+
+def config_from_settings(settings: Settings, where: str) -> Config:
+    """A Config from nested plain values, such as a recipe's tables; unknown names are errors. `where` is for them."""
+    sections = {section.name: section.type for section in dataclasses.fields(Config)}
+    parts = {}
+    for name, values in settings.items():
+        if name not in sections or not isinstance(values, dict):
+            raise UsageError(f"{where}: {_unknown_key(name)}")
+        fields = {field.name for field in dataclasses.fields(sections[name])}
+        values = {key.replace("-", "_"): value for key, value in values.items()}
+        for key in values:
+            if key not in fields:
+                raise UsageError(f"{where}: {_unknown_key(key, name)}")
+        try:
+            parts[name] = sections[name](**values)
+        except ValidationError as error:
+            raise UsageError(f"{where}: [{name}] {_first_problem(error)}") from error
+    return Config(**parts)
+
+
+def _unknown_key(key: str, section: str | None = None) -> str:
+    homes = {field: home for home, field in _all_fields()}
+    known = [*homes, *(home.name for home in dataclasses.fields(Config))] if section is None else list(homes)
+    found = f"[{section}] {key}" if section else key
+    guess = key if key in homes else nearest(key, known)
+    if guess is None:
+        return f"unknown key {found}; --print-config shows all that there are"
+    return f"unknown key {found}; did you mean {guess}{f' in [{homes[guess]}]' if guess in homes else ''}?"
+
+
+def _all_fields() -> Iterator[tuple[str, str]]:
+    for section in dataclasses.fields(Config):
+        for field in dataclasses.fields(section.type):
+            yield section.name, field.name
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first finding of pydantic as `--flag VALUE: reason`."""
+    problem = error.errors()[0]
+    field = str(problem["loc"][0]) if problem["loc"] else "?"
+    reason = problem["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+    return f"--{field.replace('_', '-')} {problem['input']}: {reason}"
+
+
+def _parse_flags(arguments: list[str], default: Config) -> Config:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            config, unknown = tyro.cli(
+                Config,
+                prog="train_dist.py",
+                description=DESCRIPTION,
+                args=arguments,
+                default=default,
+                config=FLAGS,
+                return_unknown_args=True,
+            )
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from error
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_unboxed(complaint.getvalue())) from stop
+    if unknown:
+        raise UsageError(_unknown_flag(unknown[0]))
+    return config
+
+
+def _unboxed(text: str) -> str:
+    """The first paragraph inside the frame that tyro draws around an error, on one line.
+
+    It holds pydantic's own words where a value is out of range: tyro catches that error before we can.
+    """
+    inside = [line.strip("│ ").strip() for line in text.splitlines() if line.startswith("│")]
+    paragraph = []
+    for line in inside:
+        if set(line) <= {"─", " "}:
+            break
+        paragraph.append(line)
+    line = " ".join(paragraph) or text.strip()
+    if found := OUT_OF_RANGE.search(line):
+        field, reason, value = found.groups()
+        return f"--{field.replace('_', '-')} {value}: {reason.replace('Input should be', 'must be')}"
+    return line
+
+
+def _unknown_flag(flag: str) -> str:
+    if not flag.startswith("-"):
+        return f"unexpected word {flag}; every setting is a flag, --help lists them"
+    name = flag.partition("=")[0]
+    guess = nearest(name, _flag_names())
+    return f"unknown flag {name}; {f'did you mean {guess}?' if guess else '--help lists them'}"
+
+
+def _flag_names() -> list[str]:
+    """Every flag with its aliases, read from the help that tyro makes of the sections."""
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.suppress(SystemExit):
+        tyro.cli(Config, prog="", args=["--help"], config=FLAGS)
+    return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", screen.getvalue())) | {"--config", "--print-config", "--amp"})
+
+
+def settings_of(config: Config) -> Settings:
+    """Plain values, section by section: what config.json and checkpoints hold."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def as_toml(config: Config) -> str:
+    """The settings as a recipe; what is not set is left out."""
+    lines = []
+    for section, values in settings_of(config).items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
+        lines.append("")
+    return "\n".join(lines)
