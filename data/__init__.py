@@ -1,0 +1,1 @@
+"""Images: their order, their plan, their stores, and the engines that load them."""

@@ -1,0 +1,40 @@
+"""Batches: uint8 as every engine makes them, and normalized floats as networks take them."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+
+from data.order import Request
+
+Channels = tuple[float, float, float]  # red, green, blue
+
+
+class Batch(NamedTuple):
+    """Images as a loader makes them: uint8 pixels, labels, and the numbers of the images in the store."""
+
+    images: torch.Tensor  # (n, side, side, 3) uint8
+    labels: torch.Tensor  # (n,) int64
+    indices: torch.Tensor  # (n,) int64
+
+
+class Loader(Protocol):
+    """What every engine offers."""
+
+    def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """A batch for each request, in order. `requests` is asked for a few at a time, so it may be very long."""
+
+
+class Normalizer:
+    """Brings uint8 images to the device and normalizes them there, (x / 255 - mean) / std for each channel."""
+
+    def __init__(self, mean: Channels, std: Channels, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.precise = torch.promote_types(dtype, torch.float32)  # 8 bits less a mean do not fit bfloat16
+        self.mean = 255 * torch.tensor(mean, dtype=torch.float64).to(device, self.precise).view(1, 3, 1, 1)
+        self.std = 255 * torch.tensor(std, dtype=torch.float64).to(device, self.precise).view(1, 3, 1, 1)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """(n, h, w, 3) uint8 -> (n, 3, h, w) of `dtype` on `device`, channels_last: the permutation moves no memory."""
+        pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).to(self.precise)
+        return pixels.sub_(self.mean).div_(self.std).to(self.dtype)

@@ -1,0 +1,64 @@
+"""The store and the engine of each split, as the settings ask for them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from data.batches import Loader
+from data.plan import training_plan, validation_plan
+from data.stores import Store, check_classes, open_store
+from data.synthetic import SyntheticLoader, SyntheticStore
+from data.torch_loader import TorchLoader
+from utils.config.data import DataConfig
+from utils.errors import UsageError
+
+VALIDATION_SHARE = 10  # synthetic: training images for each one of validation
+
+
+class Split(NamedTuple):
+    """Training or validation: where its images are, and what loads them."""
+
+    store: Store
+    loader: Loader
+
+
+class Data(NamedTuple):
+    """Both splits of a data set."""
+
+    train: Split
+    val: Split
+
+
+def open_data(config: DataConfig, seed: int) -> Data:
+    """Both splits. UsageError or DataError if one is missing or damaged or their classes differ."""
+    data = Data(open_training(config, seed), open_validation(config, seed))
+    check_classes(data.train.store, data.val.store)
+    return data
+
+
+def open_training(config: DataConfig, seed: int) -> Split:
+    """The training images, cropped and flipped as drawn from `seed`."""
+    plan = training_plan(config, seed)
+    if config.loader == "synthetic":
+        return _synthetic(config, seed, config.synthetic_images, plan.side)
+    store = open_store(_folder(config), "train")
+    return Split(store, TorchLoader(store, plan, config.workers))
+
+
+def open_validation(config: DataConfig, seed: int) -> Split:
+    """The validation images; training images need not exist. Only synthetic images depend on `seed`."""
+    plan = validation_plan(config)
+    if config.loader == "synthetic":
+        return _synthetic(config, seed + 1, -(-config.synthetic_images // VALIDATION_SHARE), plan.side)
+    store = open_store(_folder(config), "val")
+    return Split(store, TorchLoader(store, plan, config.workers))
+
+
+def _synthetic(config: DataConfig, seed: int, count: int, side: int) -> Split:
+    store = SyntheticStore(seed, count, config.synthetic_classes)
+    return Split(store, SyntheticLoader(store, seed, side))
+
+
+def _folder(config: DataConfig) -> Path:
+    if config.data_dir is None:
+        raise UsageError("--data-dir is not given; name a folder or LMDB with train/ and val/, or --loader synthetic")
+    return Path(config.data_dir)

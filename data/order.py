@@ -1,0 +1,71 @@
+"""Which image comes when: a pure function of (seed, epoch, step, shard).
+
+Epoch e visits a permutation of the store's indices. Step t of an epoch takes the next V x B of them, shard s of the
+step the s-th B of those. So there is no sampler state: a run that goes on at step 1234 asks for the requests from 1234.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import UsageError
+from utils.randomness import ORDER, generator
+
+
+class Request(NamedTuple):
+    """One batch to load: the numbers of its images in the store, and the epoch that their crops are drawn for."""
+
+    epoch: int
+    indices: NDArray[np.int64]
+
+
+def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order in which one epoch visits `count` images; 70 ms for the 1.28 million of ImageNet."""
+    return generator(seed, ORDER, epoch).permutation(count)
+
+
+def steps_per_epoch(count: int, shards: int, batch_size: int) -> int:
+    """Optimizer steps in an epoch; the tail shorter than a global batch is left out. UsageError if nothing remains."""
+    steps = count // (shards * batch_size)
+    if steps == 0:
+        raise UsageError(
+            f"{count} training images are fewer than the global batch of {shards} shards x {batch_size} images = "
+            f"{shards * batch_size}: an epoch would have 0 steps; use a smaller --batch-size or fewer --shards"
+        )
+    return steps
+
+
+def training_requests(
+    seed: int, count: int, batch_size: int, shards: int, local: range, start: int, stop: int
+) -> Iterator[Request]:
+    """The batches of the shards `local` (of `shards`) in steps start to stop - 1, counted over the whole run, in order.
+
+    `local` are the shards that this rank carries. Nothing is computed before it is asked for, so 90 epochs cost no more
+    than one.
+    """
+    per_epoch = steps_per_epoch(count, shards, batch_size)
+    epoch, order = -1, np.empty(0, dtype=np.int64)
+    for step in range(start, stop):
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = permutation(seed, epoch, count)
+        for shard in local:
+            first = ((step % per_epoch) * shards + shard) * batch_size
+            yield Request(epoch, order[first : first + batch_size])
+
+
+def validation_numbers(count: int, batch_size: int, rank: int, world: int) -> range:
+    """The numbers of the validation batches that `rank` of `world` ranks measures: batch j goes to rank j % world."""
+    return range(rank, -(-count // batch_size), world)
+
+
+def validation_requests(count: int, batch_size: int, rank: int, world: int) -> Iterator[Request]:
+    """The validation batches `validation_numbers(...)`, in that order, each a run of consecutive images.
+
+    The last batch of all is shorter. What a batch holds does not depend on `world`, so neither do its sums.
+    """
+    for number in validation_numbers(count, batch_size, rank, world):
+        first = number * batch_size
+        yield Request(0, np.arange(first, min(first + batch_size, count)))
