@@ -1,0 +1,57 @@
+"""Networks by name. A family is one file with a table of rows, and an entry in `NETWORKS`."""
+
+from dataclasses import fields
+from typing import Protocol
+
+from torch import nn
+
+from models.layers import Layers
+from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
+from models.resnet import RESNETS
+from utils.config.model import ModelConfig
+from utils.errors import UsageError
+from utils.registry import choose
+
+__all__ = ["build_model", "gain_parameters", "model_names", "set_data_gains", "wants_data_gains"]
+
+
+class Network(Protocol):
+    """A row of a family's table. `settings`: the fields of ModelConfig that it reads and not every network does."""
+
+    settings: tuple[str, ...]
+
+    def build(self, layers: Layers, num_classes: int) -> nn.Module: ...
+
+
+NETWORKS: dict[str, Network] = {**RESNETS}
+
+# Fields of ModelConfig that every network reads; `build_model` sees for itself whether zero_gamma was of use.
+ALWAYS_USED = {"model", "norm", "num_classes", "zero_gamma"}
+
+
+def model_names() -> list[str]:
+    """The names that --model takes."""
+    return sorted(NETWORKS)
+
+
+def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
+    """The network that `config` describes, with fresh weights. UsageError if a name or a combination is wrong."""
+    network = choose(NETWORKS, config.model, "--model")
+    layers = Layers(config)
+    _refuse_unused(config, ALWAYS_USED.union(network.settings, layers.row.settings))
+    model = network.build(layers, num_classes)
+    if config.zero_gamma and not layers.zero_gammas:
+        raise UsageError(
+            f"--zero-gamma: {config.model} with --norm {config.norm} and --block-order {config.block_order} has no "
+            "residual branch that ends with a gain; leave it out, or choose another norm or order"
+        )
+    return model
+
+
+def _refuse_unused(config: ModelConfig, used: set[str]) -> None:
+    """A setting that was changed and that nothing reads is a mistake, not a wish."""
+    for field in fields(ModelConfig):
+        value = getattr(config, field.name)
+        if field.name not in used and value != field.default:
+            flag = f"--{field.name.replace('_', '-')} {value}"
+            raise UsageError(f"{flag} has no effect on {config.model} with --norm {config.norm}; leave it out")

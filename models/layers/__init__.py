@@ -1,0 +1,62 @@
+"""The vocabulary that networks are written in."""
+
+from torch import nn
+
+from models.layers.convolution import PWSConv2d
+from models.layers.normalization import NORMALIZATIONS
+from utils.config.model import ModelConfig
+from utils.registry import choose
+
+
+class Layers:
+    """The layers that the configuration chose. Blocks ask for what they need and never which kind they got."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.row = choose(NORMALIZATIONS, config.norm, "--norm")
+        self.zero_gammas = 0
+
+    def conv(self, c_in: int, c_out: int, kernel_size: int, *, data_gain: bool = False, **options: int) -> nn.Conv2d:
+        """A convolution padded to keep its size; `data_gain` where a PWS gain may start from data.
+
+        options: stride, groups, dilation.
+        """
+        layer = self.row.conv(self.config) if self.row.conv else nn.Conv2d
+        padding = (kernel_size - 1) // 2 * options.get("dilation", 1)
+        conv = layer(c_in, c_out, kernel_size, padding=padding, bias=self.row.conv_bias, **options)
+        if isinstance(conv, PWSConv2d):
+            conv.gain_from_data = data_gain and self.config.pws_gain == "data"
+        return conv
+
+    def norm(self, channels: int, *, last: bool = False) -> nn.Module:
+        """The norm after a convolution; `last` in its residual branch, where --zero-gamma zeroes the gain."""
+        if self.row.norm is None:
+            return nn.Identity()
+        norm = self.row.norm(self.config)(channels)
+        if last and self.config.zero_gamma and norm.weight is not None:
+            nn.init.zeros_(norm.weight)
+            self.zero_gammas += 1
+        return norm
+
+    def act(self) -> nn.Module:
+        """The activation; never in place, since a shortcut may still need its input."""
+        return nn.ReLU()
+
+    def norm_act(self, channels: int) -> tuple[nn.Module, nn.Module]:
+        """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights."""
+        if self.row.fused:
+            return self.row.fused(self.config)(channels), nn.Identity()
+        return self.norm(channels), self.act()
+
+    def end_norm_act(self, channels: int) -> tuple[nn.Module, nn.Module] | None:
+        """The norm and activation that the row wants after the stem and before the head; None if it has no such."""
+        return (self.row.ends(channels), self.act()) if self.row.ends else None
+
+    def block_order(self, own: str) -> str:
+        """The order inside residual blocks: the user's, or else the norm's, or else the network's `own`."""
+        chosen = self.config.block_order
+        return (self.row.block_order or own) if chosen == "auto" else chosen
+
+    def stem(self, own: str) -> str:
+        """The first layers: the user's choice, or else the network's `own`."""
+        return own if self.config.stem == "auto" else self.config.stem

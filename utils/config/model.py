@@ -21,8 +21,8 @@ class ModelConfig:
     """groups of group normalization, for gn and ws"""
     block_order: Literal["auto", "post", "pre", "relu-first"] = "auto"
     """order inside residual blocks; auto is the network's own, and relu-first with pws"""
-    stem: Literal["imagenet", "small"] = "imagenet"
-    """first layers: 7x7 stride 2 and pooling, or one 3x3 for images of about 32 px"""
+    stem: Literal["auto", "imagenet", "small"] = "auto"
+    """first layers: 7x7 stride 2 and pooling, or one 3x3 for images of about 32 px; auto is the network's own"""
     num_classes: Annotated[int | None, Field(ge=1)] = None
     """outputs of the classifier; as many as the data set has classes if not given"""
     zero_gamma: Annotated[bool, arg(aliases=["--last-gamma", "--zero-init-residual"])] = False

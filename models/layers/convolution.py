@@ -1,0 +1,119 @@
+"""Convolutions whose kernel is computed from their parameters: weight standardization, weight normalization, PWS.
+
+The kernel is computed anew at every use, in training and in evaluation: nothing is kept, so nothing can be stale,
+however the parameters were changed (an optimizer step, loaded weights, `.data`, a collective, another device). `folded`
+makes the plain network with the kernels written out, for whoever wants to save that time.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+FILTER = (1, 2, 3)  # the dimensions of a weight (c_out, c_in / groups, k, k) that belong to one filter
+WS_EPSILON = 1e-5  # added to the standard deviation, not to the variance, as in the authors' code
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """A convolution with `kernel()` in the place of its weight. Subclasses say what the kernel is."""
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int, **options: int) -> None:
+        super().__init__(c_in, c_out, kernel_size, **options)
+
+    def kernel(self) -> Tensor:
+        """The kernel that the input is convolved with, of the weight's shape; gradients flow to the parameters."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.kernel(), self.bias)
+
+
+class WSConv2d(StandardizedConv2d):
+    """Weight standardization (Qiao et al., arXiv 1903.10520): each filter minus its mean, over its sample deviation."""
+
+    def kernel(self) -> Tensor:
+        deviation, mean = torch.std_mean(self.weight, FILTER, keepdim=True)
+        return (self.weight - mean) / (deviation + WS_EPSILON)
+
+
+class WNConv2d(StandardizedConv2d):
+    """Weight normalization (Salimans and Kingma, arXiv 1602.07868): W = g V / ||V|| for each filter; `weight` is V.
+
+    `g` (c_out,) starts as ||V||, so that the network starts as the one without weight normalization.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int, **options: int) -> None:
+        super().__init__(c_in, c_out, kernel_size, **options)
+        self.g = nn.Parameter(torch.ones(c_out))
+
+    def kernel(self) -> Tensor:
+        norm = torch.linalg.vector_norm(self.weight, dim=FILTER)
+        return self.weight * (self.g / norm).view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class PWSRule:
+    """How PWS scales a filter. `gamma` is added to its variance: absolute, or with `equiv` a share of 2 / fan."""
+
+    gamma: float = 1e-5
+    equiv: bool = False
+    fan: Literal["in", "out"] = "out"
+
+
+class PWSConv2d(StandardizedConv2d):
+    """PWS convolution: sqrt(2 / fan) alpha (W - mean) / sqrt(variance + gamma) for each filter, population variance.
+
+    `alpha` (c_out,) is learned. Where `gain_from_data` is set, it is meant to start from the first batch: see
+    `models.layers.gain.set_data_gains`. Source: the PWSConv ancestor, seeds.md 2.1.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int, rule: PWSRule | None = None, **options: int) -> None:
+        super().__init__(c_in, c_out, kernel_size, **options)
+        self.rule = rule or PWSRule()
+        self.gain_from_data = False
+        self.alpha = nn.Parameter(torch.ones(c_out))
+
+    @property
+    def kaiming_variance(self) -> float:
+        """2 / fan, the variance of the weights at the start (He et al., arXiv 1502.01852)."""
+        filters = self.weight if self.rule.fan == "in" else self.weight.transpose(0, 1)
+        return 2 / filters[0].numel()
+
+    def kernel(self) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, FILTER, correction=0, keepdim=True)
+        gamma = self.rule.gamma * (self.kaiming_variance if self.rule.equiv else 1)
+        gain = self.alpha.view(-1, 1, 1, 1) * self.kaiming_variance**0.5
+        return gain * (self.weight - mean) / torch.sqrt(variance + gamma)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.rule}"
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy of `model` with plain convolutions in place of the standardized ones: same outputs, nothing to compute."""
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, conv in parent.named_children():
+            if isinstance(conv, StandardizedConv2d):
+                setattr(parent, name, _plain(conv))
+    return model
+
+
+@torch.no_grad()
+def _plain(conv: StandardizedConv2d) -> nn.Conv2d:
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        bias=conv.bias is not None,
+    ).to(conv.weight)
+    plain.weight.copy_(conv.kernel())
+    if conv.bias is not None:
+        plain.bias.copy_(conv.bias)
+    return plain.train(conv.training)

@@ -1,0 +1,217 @@
+"""ResNets: one network, whose variants are rows of a table.
+
+He et al., arXiv 1512.03385; pre-activation, arXiv 1603.05027; ResNeXt, arXiv 1611.05431; wide, arXiv 1605.07146;
+relu-first is the PWSConv ancestor's. A bottleneck's stride sits on its 3x3 convolution. Parameters carry torchvision's
+names whatever the norm; a norm before the head is `bn_last`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from models.layers import Layers
+from models.layers.initialization import initialize
+
+EXPANSION = 4  # output channels of a bottleneck over its planes
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution of a residual branch."""
+
+    c_in: int
+    c_out: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
+
+    def layer(self, layers: Layers, *, data_gain: bool) -> nn.Conv2d:
+        options = {"stride": self.stride, "groups": self.groups}
+        return layers.conv(self.c_in, self.c_out, self.kernel_size, data_gain=data_gain, **options)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where a block has its norms and activations.
+
+    `norm_first`: norm-act-conv instead of conv-norm-act. `act_last`: an activation after the addition; if there is
+    none, the block opens with one, which the shortcut's projection sees too.
+    """
+
+    norm_first: bool
+    act_last: bool
+
+
+ORDERS = {
+    "post": Order(norm_first=False, act_last=True),
+    "pre": Order(norm_first=True, act_last=False),
+    "relu-first": Order(norm_first=False, act_last=False),
+}
+
+
+class Block(nn.Module):
+    """A residual block: opening, then the branch with the shortcut beside it, addition, closing.
+
+    `opening`, `branch` and `closing` name its layers (`conv1`, `bn1`, `act1`, ...) in the order of execution.
+    """
+
+    def __init__(self, convs: list[Conv], order: Order, layers: Layers) -> None:
+        super().__init__()
+        self.opening, self.branch, self.closing = [], [], []
+        for i, conv in enumerate(convs, start=1):
+            steps = _norm_first(i, conv, layers) if order.norm_first else _conv_first(i, conv, layers, i == len(convs))
+            for name, module in steps.items():
+                self.add_module(name, module)
+            self.branch += steps
+        if order.act_last:
+            self.act, self.closing = layers.act(), ["act"]
+        elif order.norm_first:
+            self.opening, self.branch = self.branch[:2], self.branch[2:]
+        else:
+            self.act, self.opening = layers.act(), ["act"]
+        self.downsample = _shortcut(convs, order, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        opened = self._run(self.opening, x)
+        identity = x if self.downsample is None else self.downsample(opened)
+        return self._run(self.closing, self._run(self.branch, opened) + identity)
+
+    def _run(self, names: list[str], x: Tensor) -> Tensor:
+        for name in names:
+            x = getattr(self, name)(x)
+        return x
+
+
+def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.Module]:
+    steps = {f"conv{i}": conv.layer(layers, data_gain=i == 1)}
+    if last:
+        return {**steps, f"bn{i}": layers.norm(conv.c_out, last=True)}
+    norm, act = layers.norm_act(conv.c_out)
+    return {**steps, f"bn{i}": norm, f"act{i}": act}
+
+
+def _norm_first(i: int, conv: Conv, layers: Layers) -> dict[str, nn.Module]:
+    norm, act = layers.norm_act(conv.c_in)
+    return {f"bn{i}": norm, f"act{i}": act, f"conv{i}": conv.layer(layers, data_gain=i == 1)}
+
+
+def _shortcut(convs: list[Conv], order: Order, layers: Layers) -> nn.Sequential | None:
+    """What brings a block's input to the shape of its output: a projection where they differ, else nothing."""
+    c_in, c_out, stride = convs[0].c_in, convs[-1].c_out, max(conv.stride for conv in convs)
+    if c_in == c_out and stride == 1:
+        return None
+    projection = Conv(c_in, c_out, 1, stride).layer(layers, data_gain=True)
+    return nn.Sequential(projection) if order.norm_first else nn.Sequential(projection, layers.norm(c_out))
+
+
+@dataclass(frozen=True)
+class ResNetShape:
+    """A row of the table: stage i has `depths[i]` blocks of `channels` 2^i planes; `block` gives their convolutions."""
+
+    settings: ClassVar[tuple[str, ...]] = ("block_order", "stem")  # the fields of ModelConfig that it reads
+
+    block: Callable[["ResNetShape", int, int, int], list[Conv]]
+    depths: tuple[int, ...]
+    channels: int = 64
+    groups: int = 1
+    group_width: int = 64
+    order: str = "post"
+    stem: str = "imagenet"
+
+    def build(self, layers: Layers, num_classes: int) -> nn.Module:
+        chosen = replace(self, order=layers.block_order(self.order), stem=layers.stem(self.stem))
+        model = ResNet(chosen, layers, num_classes)
+        initialize(model)
+        return model
+
+
+def basic(shape: ResNetShape, c_in: int, planes: int, stride: int) -> list[Conv]:
+    """Two 3x3 convolutions."""
+    return [Conv(c_in, planes, 3, stride), Conv(planes, planes, 3)]
+
+
+def bottleneck(shape: ResNetShape, c_in: int, planes: int, stride: int) -> list[Conv]:
+    """1x1, a 3x3 that may be grouped, 1x1."""
+    width = planes * shape.group_width // 64 * shape.groups
+    return [Conv(c_in, width, 1), Conv(width, width, 3, stride, shape.groups), Conv(width, planes * EXPANSION, 1)]
+
+
+def stage(shape: ResNetShape, layers: Layers, c_in: int, planes: int, stride: int, depth: int) -> nn.Sequential:
+    """`depth` blocks, the first with the stride."""
+    blocks = []
+    for i in range(depth):
+        convs = shape.block(shape, c_in, planes, 1 if i else stride)
+        blocks.append(Block(convs, ORDERS[shape.order], layers))
+        c_in = convs[-1].c_out
+    return nn.Sequential(*blocks)
+
+
+class ResNet(nn.Module):
+    """images: (n, 3, h, w) float, normalized -> logits (n, num_classes)."""
+
+    def __init__(self, shape: ResNetShape, layers: Layers, num_classes: int) -> None:
+        super().__init__()
+        small = shape.stem == "small"
+        self.conv1 = layers.conv(3, shape.channels, 3 if small else 7, stride=1 if small else 2, data_gain=True)
+        self.bn1, self.act1 = layers.end_norm_act(shape.channels) or layers.norm_act(shape.channels)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
+        self.stages = [f"layer{i + 1}" for i in range(len(shape.depths))]
+        channels = shape.channels
+        for i, (name, depth) in enumerate(zip(self.stages, shape.depths, strict=True)):
+            planes = shape.channels * 2**i
+            self.add_module(name, stage(shape, layers, channels, planes, 2 if i else 1, depth))
+            channels = shape.block(shape, channels, planes, 1)[-1].c_out
+        self.bn_last, self.act_last = layers.end_norm_act(channels) or _before_head(shape, layers, channels)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return self.classify(self.act_last(self.bn_last(x)))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """features: (n, c, h, w), activated -> logits (n, num_classes)."""
+        return self.fc(self.avgpool(features).flatten(1))
+
+
+def _before_head(shape: ResNetShape, layers: Layers, channels: int) -> tuple[nn.Module, nn.Module]:
+    """The norm and activation that the last block leaves to be done."""
+    order = ORDERS[shape.order]
+    if order.act_last:
+        return nn.Identity(), nn.Identity()
+    return layers.norm_act(channels) if order.norm_first else (nn.Identity(), layers.act())
+
+
+def cifar(block: Callable[[ResNetShape, int, int, int], list[Conv]], depth: int) -> ResNetShape:
+    """The ResNet for 32 px images with `depth` weighted layers: 6n + 2 of basic blocks, 9n + 2 of bottlenecks."""
+    convs_a_block = 2 if block is basic else 3
+    blocks, rest = divmod(depth - 2, 3 * convs_a_block)
+    if rest:
+        raise ValueError(f"a CIFAR ResNet of this block has {3 * convs_a_block}n + 2 layers, not {depth}")
+    return ResNetShape(block, (blocks,) * 3, channels=16, stem="small")
+
+
+RESNETS = {
+    "resnet18": ResNetShape(basic, (2, 2, 2, 2)),
+    "resnet34": ResNetShape(basic, (3, 4, 6, 3)),
+    "resnet50": ResNetShape(bottleneck, (3, 4, 6, 3)),
+    "resnet101": ResNetShape(bottleneck, (3, 4, 23, 3)),
+    "resnet152": ResNetShape(bottleneck, (3, 8, 36, 3)),
+    "resnext50_32x4d": ResNetShape(bottleneck, (3, 4, 6, 3), groups=32, group_width=4),
+    "resnext101_32x4d": ResNetShape(bottleneck, (3, 4, 23, 3), groups=32, group_width=4),
+    "resnext101_32x8d": ResNetShape(bottleneck, (3, 4, 23, 3), groups=32, group_width=8),
+    "resnext101_64x4d": ResNetShape(bottleneck, (3, 4, 23, 3), groups=64, group_width=4),
+    "resnext152_32x4d": ResNetShape(bottleneck, (3, 8, 36, 3), groups=32, group_width=4),
+    "wide_resnet50_2": ResNetShape(bottleneck, (3, 4, 6, 3), group_width=128),
+    "wide_resnet101_2": ResNetShape(bottleneck, (3, 4, 23, 3), group_width=128),
+    "resnet18v2": ResNetShape(basic, (2, 2, 2, 2), order="pre"),
+    "resnet34v2": ResNetShape(basic, (3, 4, 6, 3), order="pre"),
+    "resnet50v2": ResNetShape(bottleneck, (3, 4, 6, 3), order="pre"),
+    "resnet101v2": ResNetShape(bottleneck, (3, 4, 23, 3), order="pre"),
+    "resnet152v2": ResNetShape(bottleneck, (3, 8, 36, 3), order="pre"),
+    **{f"resnet{depth}": cifar(basic, depth) for depth in (20, 32, 44, 56, 110, 1202)},
+}
