@@ -18,6 +18,7 @@ from utils.errors import DataError, EnvironmentFault
 from utils.files import write_atomically, write_json
 
 DATA, INDEX, META = "data.mdb", "index.npy", "meta.json"
+UNFINISHED = "unfinished.json"  # lies there during a build and says how many records there will be
 VERSION = 1
 REBUILD = "build it again with scripts/generate_lmdb.py"
 

@@ -1,6 +1,7 @@
 """Images in an LMDB: number -> encoded bytes and label, every record checked against its checksum."""
 
 import functools
+import json
 import re
 import zlib
 from pathlib import Path
@@ -10,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import datum
-from data.lmdb_format import DATA, META, REBUILD, count_records, fingerprint, foreign, key, read_index, read_meta
+from data.lmdb_format import (
+    DATA,
+    META,
+    REBUILD,
+    UNFINISHED,
+    count_records,
+    fingerprint,
+    foreign,
+    key,
+    read_index,
+    read_meta,
+)
 from utils.errors import DataError
 
 
@@ -110,5 +122,15 @@ def _without_meta(folder: Path, records: int) -> DataError:
     with lmdb.open(str(folder), readonly=True, create=False, lock=False) as environment, environment.begin() as reading:
         first = next(iter(reading.cursor().iternext(values=False)), None)
     if first is None or re.fullmatch(rb"\d{8}", first):
-        return DataError(f"{folder} has no meta.json: build unfinished after {records} records; {REBUILD}")
+        return DataError(
+            f"{folder} has no meta.json: build unfinished: {records} of {_planned(folder)} records; {REBUILD}"
+        )
     return foreign(folder, f"first key {first!r}, no meta.json")
+
+
+def _planned(folder: Path) -> str:
+    """How many records an unfinished build was to have."""
+    try:
+        return str(json.loads((folder / UNFINISHED).read_bytes())["count"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown many"

@@ -1,0 +1,134 @@
+"""Worker processes: `in_order` has a function carried out for one job after another, by torch's DataLoader.
+
+A worker takes a whole job and gives a whole result, so the number of workers changes nothing but the time.
+"""
+
+import atexit
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from utils.errors import DataError, TrainingError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+PREFETCH = 2  # results that each worker has ready or in work
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent dies
+
+
+def in_order(
+    work: Callable[[Job], Result], jobs: Iterable[Job], workers: int, pinned: bool = False
+) -> Iterator[Result]:
+    """work(job) for each job, in order, by `workers` processes, or in this one if that is 0.
+
+    Jobs are asked for a few at a time, so there may be very many. The workers live until the jobs end or the iterator
+    is closed. A TrainingError of `work` is raised here as it is without workers; DataError if a worker was killed.
+    `pinned` puts tensors into memory that a GPU copies from faster.
+    """
+    others = set(active_children())
+    results = _start(_Works(work), jobs, workers, pinned)
+    end = partial(_kill, set(active_children()) - others)
+    atexit.register(end)  # where an error keeps this frame alive, Python would wait for the workers for ever
+    try:
+        while True:
+            result = _next(results)
+            if isinstance(result, TrainingError):
+                raise result
+            if isinstance(result, _End):
+                return
+            yield result
+    finally:
+        end()
+        atexit.unregister(end)
+
+
+class _End:
+    """What comes after the last result."""
+
+
+class _Works(Dataset[Result | TrainingError], Generic[Job, Result]):
+    """A function as torch wants it: a data set whose items are what `work` makes of a job."""
+
+    def __init__(self, work: Callable[[Job], Result]) -> None:
+        self.work = work
+
+    def __getitem__(self, job: Job) -> Result | TrainingError:
+        """The result, or the error in its place: raised in a worker it would arrive with the worker's traceback."""
+        try:
+            return self.work(job)
+        except TrainingError as error:
+            return error
+
+
+def _start(
+    works: _Works[Job, Result], jobs: Iterable[Job], workers: int, pinned: bool
+) -> Iterator[Result | TrainingError]:
+    """The iterator of a DataLoader, its workers running."""
+    loader = DataLoader(
+        works,
+        batch_size=None,
+        sampler=jobs,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        pin_memory=pinned,
+        worker_init_fn=_settle if workers else None,
+        prefetch_factor=PREFETCH if workers else None,
+        generator=torch.Generator(),  # it draws a seed, which must not come from the network's generator
+    )
+    # torch's handler would raise a worker's death anywhere in the training step; waiting for a result finds it too.
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if in_main else None
+    results = iter(loader)
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    return results
+
+
+def _unchanged(result: Result | TrainingError) -> Result | TrainingError:
+    return result
+
+
+def _settle(worker: int) -> None:
+    """Leave signals to the parent, which decides when all is done, die when it dies, and use one thread."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    torch.set_num_threads(1)
+
+
+def _next(results: Iterator[Result | TrainingError]) -> Result | TrainingError | _End:
+    """The next result. DataError if a worker was killed."""
+    try:
+        return next(results, _End())
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(_death(error)) from error
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    """End workers at once; they own nothing, and ignore gentler signals."""
+    for worker in workers:
+        worker.kill()
+
+
+def _death(error: RuntimeError) -> str:
+    """What to tell of a worker that was killed; `error` is torch's, whose first line names its process id."""
+    line = str(error).splitlines()[0].rstrip(". ")
+    shared = ""
+    if os.path.isdir("/dev/shm"):
+        free = os.statvfs("/dev/shm")
+        shared = f" ({free.f_bavail * free.f_frsize >> 20} MiB of /dev/shm are free)"
+    return f"{line}: most likely out of memory or of shared memory{shared}; use fewer --workers or give more of either"
