@@ -1,0 +1,105 @@
+"""Weights in: torchvision's files, the ancestors', and our own, brought to our names and shapes.
+
+Whatever a file calls things is a row of a table here, and nowhere else. Rows apply to every file: their patterns are so
+narrow that no other ancestor's names match.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import CheckpointError
+
+CONTAINERS = ("state_dict", "model")  # the trainers of four ancestors; ModelZoo.pytorch (seeds.md 7)
+SHOWN = 8  # tensors of each kind named in an error
+
+# (pattern, replacement), applied one after the other to every name.
+NAMES = (
+    (r"(?<![^.])(module|_orig_mod)\.", ""),  # DataParallel and DistributedDataParallel; torch.compile
+    # PWSConv: three parts in one file; norms are called norm, and the one before the head is the neck's.
+    (r"^backbone\.", ""),
+    (r"^neck\.norm\.", "bn_last."),
+    (r"^head\.fc\.", "fc."),
+    (r"(?<![^.])norm(\d)\.", r"bn\1."),
+)
+
+# (pattern, how its tensor becomes ours), for names after `NAMES`.
+TENSORS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
+    (r"(?<![^.])alpha$", torch.flatten),  # PWSConv keeps its gains as (c_out, 1, 1, 1)
+)
+
+# What a file without neck and head lacks (PWSConv's process_ckpt.py writes such files).
+HEAD = re.compile(r"^(bn_last|fc)\.")
+COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 lack it; only momentum=None would read it
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file that torch.save wrote, under our names. CheckpointError if it cannot be read."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not named tensors")
+    return unwrap(checkpoint)
+
+
+def unwrap(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
+    """The weights of a checkpoint, bare or in a container, under our names and in our shapes; halves become floats."""
+    for key in CONTAINERS:
+        if isinstance(checkpoint.get(key), Mapping):
+            return unwrap(checkpoint[key])
+    strangers = [name for name, value in checkpoint.items() if not isinstance(value, Tensor)]
+    if strangers or not checkpoint:
+        raise CheckpointError(f"no weights here: expected tensors, or one of {CONTAINERS}, found {_some(strangers)}")
+    weights = {our_name(name): value for name, value in checkpoint.items()}
+    if len(weights) != len(checkpoint):
+        raise CheckpointError("two tensors of this file have the same name without their prefixes")
+    return {name: our_tensor(name, value) for name, value in weights.items()}
+
+
+def our_name(name: str) -> str:
+    """What we call the tensor that a file calls `name`."""
+    for pattern, replacement in NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def our_tensor(name: str, value: Tensor) -> Tensor:
+    """The tensor that we keep under `name`."""
+    for pattern, convert in TENSORS:
+        if re.search(pattern, name):
+            value = convert(value)
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, backbone_only: bool = False) -> None:
+    """Give `model` the weights that `unwrap` found. CheckpointError, and nothing loaded, unless each has its place.
+
+    With `backbone_only` the last norm and the classifier may be missing, and keep what they have.
+    """
+    ours = model.state_dict()
+    optional = {name for name in ours if name.endswith(COUNTER) or (backbone_only and HEAD.match(name))}
+    shapes = {name for name in ours.keys() & weights.keys() if ours[name].shape != weights[name].shape}
+    problems = {
+        "missing": [_shape(name, ours[name]) for name in ours if name not in weights and name not in optional],
+        "unexpected": [_shape(name, weights[name]) for name in weights if name not in ours],
+        "other shape": [f"{_shape(name, weights[name])} for {tuple(ours[name].shape)}" for name in sorted(shapes)],
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
+        raise CheckpointError(f"the weights do not fit the network: {found}")
+    model.load_state_dict({**ours, **weights})
+
+
+def _shape(name: str, tensor: Tensor) -> str:
+    return f"{name} {tuple(tensor.shape)}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more if names else "nothing"
