@@ -29,6 +29,7 @@ RECORD = np.dtype([("label", "<i4"), ("bytes", "<u4"), ("width", "<u4"), ("heigh
 # records in the main table, last page used, transaction number.
 META_PAGE = struct.Struct("<16xII16xI44x32xQ8xQQ")
 MAGIC, LMDB_VERSION = 0xBEEFC0DE, 1
+NEWER_HEAD = struct.Struct("<24xII")  # magic and version in LMDB 1.0, whose page header is longer
 PAGE_SIZES = {2**power for power in range(8, 17)}
 
 
@@ -124,11 +125,12 @@ def _meta_page(path: Path, head: bytes) -> tuple[int, ...]:
     if len(head) < META_PAGE.size:
         raise DataError(f"{path} ends within its first two pages: a truncated copy; copy it again, or {REBUILD}")
     fields = META_PAGE.unpack(head)
-    if fields[0] != MAGIC:
-        raise DataError(f"{path} is no LMDB (its head is {head[16:20].hex()}); {REBUILD}")
-    if fields[1] != LMDB_VERSION:
+    magic, version = fields[:2] if fields[0] == MAGIC else NEWER_HEAD.unpack_from(head)
+    if magic != MAGIC:
+        raise DataError(f"{path} is no LMDB (it begins with {head[:24].hex()}); {REBUILD}")
+    if version != LMDB_VERSION:
         raise EnvironmentFault(
-            f"{path} is of LMDB data version {fields[1]}, this program reads {LMDB_VERSION} (LMDB 0.9); {REBUILD}"
+            f"{path} is of LMDB data version {version}, this program reads {LMDB_VERSION} (LMDB 0.9); {REBUILD}"
         )
     if fields[2] not in PAGE_SIZES:
         raise DataError(f"{path} is damaged: its pages would have {fields[2]} bytes; copy it again, or {REBUILD}")

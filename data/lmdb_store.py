@@ -119,12 +119,16 @@ def _environment(folder: str, inode: int) -> lmdb.Environment:
 
 def _without_meta(folder: Path, records: int) -> DataError:
     """The error for an LMDB without meta.json: an unfinished build, or another program's. No value is looked at."""
-    with lmdb.open(str(folder), readonly=True, create=False, lock=False) as environment, environment.begin() as reading:
-        first = next(iter(reading.cursor().iternext(values=False)), None)
+    if (folder / UNFINISHED).exists():
+        written = f"{records} of {_planned(folder)} records"
+        return DataError(f"{folder} has no meta.json: build unfinished, {written}; {REBUILD}")
+    try:
+        with lmdb.open(str(folder), readonly=True, lock=False) as environment, environment.begin() as reading:
+            first = next(reading.cursor().iternext(values=False), None)
+    except lmdb.Error as error:
+        return DataError(f"{folder} has no meta.json and cannot be opened: {error}; {REBUILD}")
     if first is None or re.fullmatch(rb"\d{8}", first):
-        return DataError(
-            f"{folder} has no meta.json: build unfinished: {records} of {_planned(folder)} records; {REBUILD}"
-        )
+        return DataError(f"{folder} has no meta.json: build unfinished after {records} records; {REBUILD}")
     return foreign(folder, f"first key {first!r}, no meta.json")
 
 

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.lmdb_format import DATA, INDEX, META, REBUILD, foreign
+from data.lmdb_format import DATA, INDEX, META, REBUILD, UNFINISHED, foreign
 from data.lmdb_store import LmdbStore
 from utils.errors import DataError, UsageError
 
@@ -128,8 +128,8 @@ def open_store(data_dir: Path, split: Literal["train", "val"]) -> Store:
         names = set(os.listdir(folder))
         if DATA in names:
             return LmdbStore(folder)
-        if names & {INDEX, META}:
-            raise DataError(f"{folder} is an LMDB without {DATA}; copy it again, or {REBUILD}")
+        if names & {INDEX, META, UNFINISHED}:
+            raise DataError(f"{folder} is an LMDB without {DATA}: half a build or half a copy; {REBUILD}")
         if not any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(folder)):
             found = _some(sorted(names))
             raise UsageError(f"{folder} is neither an LMDB (no {DATA}) nor a folder of class folders; it holds {found}")

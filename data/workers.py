@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from multiprocessing import active_children
@@ -75,17 +76,19 @@ def _start(
     works: _Works[Job, Result], jobs: Iterable[Job], workers: int, pinned: bool
 ) -> Iterator[Result | TrainingError]:
     """The iterator of a DataLoader, its workers running."""
-    loader = DataLoader(
-        works,
-        batch_size=None,
-        sampler=jobs,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        pin_memory=pinned,
-        worker_init_fn=_settle if workers else None,
-        prefetch_factor=PREFETCH if workers else None,
-        generator=torch.Generator(),  # it draws a seed, which must not come from the network's generator
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: the user's choice
+        loader = DataLoader(
+            works,
+            batch_size=None,
+            sampler=jobs,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pinned,
+            worker_init_fn=_settle if workers else None,
+            prefetch_factor=PREFETCH if workers else None,
+            generator=torch.Generator(),  # it draws a seed, which must not come from the network's generator
+        )
     # torch's handler would raise a worker's death anywhere in the training step; waiting for a result finds it too.
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if in_main else None
