@@ -33,10 +33,13 @@ OUT_OF_RANGE = re.compile(r"validation errors? for \w+ (\w+)[\w.]* (.*?) \[type=
 Settings = dict[str, dict[str, object]]
 
 
-def read_config(arguments: Sequence[str]) -> tuple[Config, bool]:
-    """The settings that a command line asks for, and whether they are only to be printed. UsageError in one line."""
+def read_config(arguments: Sequence[str], default: Config | None = None) -> tuple[Config, bool]:
+    """The settings that a command line asks for, and whether they are only to be printed. UsageError in one line.
+
+    Flags override the recipe, and the recipe `default`.
+    """
     arguments, recipe, print_only = _take_own_flags(list(arguments))
-    default = config_from_settings(_read_recipe(Path(recipe)), recipe) if recipe else Config()
+    default = config_from_settings(_read_recipe(Path(recipe)), recipe, default) if recipe else default or Config()
     return _parse_flags(arguments, default), print_only
 
 
@@ -69,8 +72,9 @@ def _read_recipe(path: Path) -> Settings:
         raise UsageError(f"recipe {path} is not TOML: {error}") from error
 
 
-def config_from_settings(settings: Settings, where: str) -> Config:
-    """A Config from nested plain values, such as a recipe's tables; unknown names are errors. `where` is for them."""
+def config_from_settings(settings: Settings, where: str, default: Config | None = None) -> Config:
+    """A Config from nested plain values, such as a recipe's tables, over `default`. Unknown names are errors, which
+    name `where`."""
     sections = {section.name: section.type for section in dataclasses.fields(Config)}
     parts = {}
     for name, values in settings.items():
@@ -82,10 +86,10 @@ def config_from_settings(settings: Settings, where: str) -> Config:
             if key not in fields:
                 raise UsageError(f"{where}: {_unknown_key(key, name)}")
         try:
-            parts[name] = sections[name](**values)
+            parts[name] = dataclasses.replace(getattr(default or Config(), name), **values)
         except ValidationError as error:
             raise UsageError(f"{where}: [{name}] {_first_problem(error)}") from error
-    return Config(**parts)
+    return dataclasses.replace(default or Config(), **parts)
 
 
 def _unknown_key(key: str, section: str | None = None) -> str:

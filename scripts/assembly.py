@@ -1,0 +1,238 @@
+"""Puts a run together from its settings: what train_dist.py, and every script that trains or measures, starts from.
+
+The order matters: whatever can be wrong with data or network is found before a folder is made, the number of shards
+comes from the checkpoint before the learning rate is scaled by it, and gains that start from data are set before the
+network is replicated.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from data.batches import Batch, Normalizer
+from data.loaders import Data, Split, open_data, open_validation
+from data.order import steps_per_epoch, training_requests
+from models import build_model, gain_parameters, set_data_gains, wants_data_gains
+from utils import distributed
+from utils.averaging import WeightAverage
+from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
+from utils.config import Config
+from utils.config.parsing import config_from_settings, read_config, settings_of
+from utils.distributed import StopSignal, World
+from utils.ending import Ending
+from utils.errors import UsageError
+from utils.files import write_json
+from utils.log import History, IndexLog, Progress, Report, cut_index_logs, say
+from utils.loss import build_loss
+from utils.metrics import TrainingSums
+from utils.mixing import build_mixing
+from utils.optim import build_optimizer, parameter_groups
+from utils.precision import Precision
+from utils.replication import count_shards, replicate
+from utils.run_folder import RunFolder
+from utils.schedule import build_schedule, peak_rate
+from utils.state import HasState, Identity, Position, changed_numerics, compared_among_ranks, give_back
+
+
+def settings_from(arguments: list[str]) -> tuple[Config, bool]:
+    """The settings of a command line, and whether only to print them. An evaluation starts from its checkpoint's."""
+    config, print_only = read_config(arguments)
+    if not config.run.evaluate:
+        return config, print_only
+    found = find_checkpoint(config.run.resume, folder_of(config))
+    if found is None:
+        raise UsageError("--evaluate needs --resume with the path of a checkpoint, or auto with --output-dir")
+    saved = {name: section for name, section in found.state["config"].items() if name != "run"}
+    return read_config(arguments, config_from_settings(saved, str(found.path)))
+
+
+def folder_of(config: Config) -> Path:
+    """The folder of a run, whether it is there or not."""
+    return Path(config.run.output_dir or f"runs/{config.model.model}-{config.model.norm}")
+
+
+class Network:
+    """A network on its device with fresh weights, the same on every rank, and what it takes to measure it."""
+
+    def __init__(self, config: Config, world: World, val: Split):
+        self.config, self.world, self.val = config, world, val
+        self.classes = _number_of_classes(config, val)
+        self.precision = Precision(config.training, world.device)
+        torch.manual_seed(config.training.seed)
+        model = build_model(config.model, self.classes)
+        self.model = model.to(world.device, self.precision.storage).to(memory_format=torch.channels_last)
+        self.average = WeightAverage(self.model, config.training.model_ema_decay) if config.training.model_ema else None
+        self.normalize = Normalizer(config.data.mean, config.data.std, world.device, self.precision.storage)
+        self.folder = folder_of(config)  # where what is measured is written
+        self.val_batch_size = config.run.val_batch_size or config.training.batch_size
+
+    def parts(self) -> dict[str, HasState]:
+        """What of it a checkpoint holds, under timm's names."""
+        average = {"state_dict_ema": self.average.network} if self.average else {}
+        return {"state_dict": self.model, **average}
+
+
+class Run:
+    """A network and all that trains it, at its first step or where `found` left it."""
+
+    def __init__(self, network: Network, train: Split, identity: Identity, ending: Ending, found: Found | None):
+        config, world = network.config, network.world
+        self.ending = ending
+        training = config.training
+        self.network, self.train, self.identity, self.shards = network, train, identity, identity.shards
+        self.global_batch = self.shards * training.batch_size
+        self.steps_per_epoch = steps_per_epoch(len(train.store), self.shards, training.batch_size)
+        self.steps = config.schedule.epochs * self.steps_per_epoch
+        self.rate = build_schedule(config.schedule, peak_rate(config.optim, self.global_batch), self.steps_per_epoch)
+        groups = parameter_groups(network.model, gain_parameters(network.model), config.optim)
+        self.optimizer = build_optimizer(groups, config.optim)
+        self.criterion = build_loss(config.loss)
+        self.mix = build_mixing(config.loss, training.seed, network.classes)
+        self.keeper = Keeper(ending.folder, config.run.keep_epochs)
+        self.position = self._go_on(found) if found else self._start()
+        self.replicas = replicate(network.model, world, self.shards, training.exact)
+        self.sums = TrainingSums(self.shards, self.replicas.shards, world.device)
+        if found:
+            self.sums.restore(found.state["sums"])
+        self._rehearse()
+
+    def parts(self) -> dict[str, HasState]:
+        """What a checkpoint holds besides numbers."""
+        return self.network.parts() | {"optimizer": self.optimizer, "amp_scaler": self.network.precision}
+
+    def open(self) -> None:
+        """Open the files and the line that tell of the run, and listen for signals."""
+        config, world, folder = self.network.config, self.network.world, self.ending.folder
+        history = None
+        if world.is_first:
+            cut_index_logs(folder, self.position.step)
+            history = History(folder, self.position.step)
+        distributed.barrier(world, "the opening of the logs", config.training.timeout)
+        indices = IndexLog(folder, world.rank) if config.run.log_indices else None
+        self.report = Report(history, Progress(self.steps, self.steps_per_epoch, self.global_batch), indices)
+        self.stop = StopSignal(world)
+        if world.is_first:
+            self.ending.status("running", None)
+
+    def close(self) -> None:
+        """The last words of a run that came to its end."""
+        world, position = self.network.world, self.position
+        self.report.flush()
+        self.refuse_unsaved()
+        distributed.barrier(world, "the end", self.network.config.training.timeout)
+        if world.is_first:
+            self.ending.status("done", 0)
+        self.say(f"done: best top-1 {position.best:.3f} % at step {position.best_step}")
+
+    def refuse_unsaved(self) -> None:
+        """A run whose last checkpoint was not written has not ended well."""
+        if self.keeper.failed:
+            raise self.keeper.failed
+
+    def say(self, line: str) -> None:
+        """A line from the first rank."""
+        if self.network.world.is_first:
+            say(line)
+
+    def batches(self) -> Iterator[Batch]:
+        """This rank's shards of all steps that are left."""
+        training = self.network.config.training
+        count, local = len(self.train.store), self.replicas.shards
+        return self.train.loader.batches(
+            training_requests(
+                training.seed, count, training.batch_size, self.shards, local, self.position.step, self.steps
+            )
+        )
+
+    def _go_on(self, found: Found) -> Position:
+        self.identity.refuse_other(found.state, found.path)
+        return give_back(self.parts(), found.state, found.path)
+
+    def _start(self) -> Position:
+        """Gains that start from data take the first shard of the first step, whichever rank will carry it."""
+        network, training = self.network, self.network.config.training
+        if wants_data_gains(network.model):
+            count = len(self.train.store)
+            first = training_requests(training.seed, count, training.batch_size, self.shards, range(1), 0, 1)
+            set_data_gains(network.model, network.normalize(next(self.train.loader.batches(first)).images))
+        if network.average:
+            network.average.restart(network.model)
+        return Position()
+
+    def _rehearse(self) -> None:
+        network, training = self.network, self.network.config.training
+        side = network.config.data.img_size
+        blank = torch.zeros(training.batch_size, side, side, 3, dtype=torch.uint8)
+        self.replicas.rehearse(network.normalize(blank), network.precision.autocast())
+
+
+def _number_of_classes(config: Config, split: Split) -> int:
+    found, wanted = len(split.store.classes), config.model.num_classes
+    if wanted and wanted < found:
+        raise UsageError(f"--num-classes {wanted} is fewer than the {found} classes of {split.store.describe()}")
+    return wanted or found
+
+
+def assemble_evaluation(config: Config, world: World) -> Network:
+    """The network of a checkpoint, and the validation images."""
+    network = Network(config, world, open_validation(config.data, config.training.seed))
+    found = find_checkpoint(config.run.resume, network.folder)
+    network.folder = found.path.parent
+    position = give_back(network.parts(), found.state, found.path)
+    if world.is_first:
+        say(f"{found.path}: {config.model.model}, norm {config.model.norm}, after {position.step} steps")
+    return network
+
+
+def assemble_run(config: Config, ending: Ending) -> Run:
+    """A run in its folder, which is locked for it, and the line that says what it is."""
+    world, training = ending.world, config.training
+    data = open_data(config.data, training.seed)
+    network = Network(config, world, data.val)
+    steps_per_epoch(len(data.train.store), count_shards(training, world.size, None), training.batch_size)
+    found = _claim_folder(config, ending)
+    shards = count_shards(training, world.size, found.state["shards"] if found else None)
+    identity = Identity(config, shards, data.train.store.identity())
+    distributed.agree(world, compared_among_ranks(identity, world))
+    run = Run(network, data.train, identity, ending, found)
+    ending.step = run.position.step
+    if world.is_first:
+        _introduce(run, data, found)
+    return run
+
+
+def _claim_folder(config: Config, ending: Ending) -> Found | None:
+    """Lock the folder of the run, and find the checkpoint to go on from: the first rank chooses, all ranks read it."""
+    folder, world, found = folder_of(config), ending.world, None
+    if world.is_first:
+        ending.lock = RunFolder(folder)
+        if config.run.resume is None:
+            ending.lock.refuse_if_used()
+        found = find_checkpoint(config.run.resume, folder)
+    path = distributed.from_first(world, str(found.path) if found else None)
+    ending.folder = folder
+    if path is None or found:
+        return found
+    return Found(Path(path), load_checkpoint(Path(path)))
+
+
+def _introduce(run: Run, data: Data, found: Found | None) -> None:
+    """What is trained on what, and how: config.json for programs, some lines for people."""
+    config, world = run.network.config, run.network.world
+    write_json(folder_of(config) / "config.json", settings_of(config) | {"shards": run.shards, "steps": run.steps})
+    parameters = sum(p.numel() for p in run.network.model.parameters())
+    say(f"{config.model.model}, norm {config.model.norm}: {parameters:,} parameters, {config.training.precision}")
+    say(f"training   {data.train.store.describe()}")
+    say(f"validation {data.val.store.describe()}")
+    say(
+        f"{run.shards} shards of {config.training.batch_size} images on {world.size} processes ({world.device.type}): "
+        f"{run.steps_per_epoch} steps an epoch, {run.steps} in all; writing to {folder_of(config)}"
+    )
+    if found is None:
+        return
+    for reason in found.passed_over:
+        say(f"warning: passed over a newer checkpoint: {reason}")
+    say(f"going on from {found.path} at step {run.position.step}")
+    if changes := changed_numerics(found.state):
+        say(f"warning: bits may differ from those of a run left alone: {changes}")

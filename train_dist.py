@@ -1,0 +1,181 @@
+"""Train an image classifier on any number of processes. This file is the story; the other files are its words.
+
+python train_dist.py --model resnet50 --data-dir DIR
+torchrun --nproc_per_node=8 train_dist.py --model resnet50 --norm pws --data-dir DIR
+torchrun --nproc_per_node=8 train_dist.py ... --resume auto        # goes on after whatever ended it
+python train_dist.py --evaluate --resume RUN/best.pth --data-dir DIR
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from data.batches import Batch
+from data.order import validation_numbers, validation_requests
+from scripts.assembly import Network, Run, assemble_evaluation, assemble_run, settings_from
+from utils import distributed
+from utils.config.parsing import as_toml
+from utils.ending import one_ending
+from utils.errors import StopRequested
+from utils.log import say
+from utils.loss import example_losses
+from utils.metrics import Score, ValidationSums, write_class_accuracy
+from utils.optim import set_rate
+from utils.randomness import seed_torch
+from utils.state import gather
+
+
+def main(arguments: list[str]) -> None:
+    """From the command line to the last line."""
+    with one_ending(debug="--debug" in arguments) as ending:
+        config, print_only = settings_from(arguments)
+        if print_only:
+            say(as_toml(config))
+            return
+        ending.world = distributed.start(config.training)
+        if config.run.evaluate:
+            validate(assemble_evaluation(config, ending.world))
+        else:
+            train(assemble_run(config, ending))
+        distributed.leave(ending.world)
+
+
+def train(run: Run) -> None:
+    """All epochs that are left, each with its validation and its checkpoint."""
+    epochs = run.network.config.schedule.epochs
+    if run.position.epoch == epochs:
+        run.say(f"already complete: {epochs}/{epochs} epochs, best top-1 {run.position.best:.3f} %")
+        return
+    run.open()
+    batches = run.batches()
+    while run.position.epoch < epochs:
+        train_epoch(run, batches)
+        finish_epoch(run)
+    run.close()
+
+
+def train_epoch(run: Run, batches: Iterator[Batch]) -> None:
+    """The steps that are left of the current epoch."""
+    settings, end = run.network.config.run, (run.position.epoch + 1) * run.steps_per_epoch
+    run.network.model.train()
+    for step in range(run.position.step, end):
+        run.stop.ask()
+        norm = train_step(run, batches, step)
+        run.position.step = run.ending.step = done = step + 1
+        if done % settings.log_interval == 0 or done == end:
+            report_step(run, step, norm)
+        if run.stop.agreed():
+            save(run)
+            run.refuse_unsaved()
+            raise StopRequested(f"{run.stop.reason or 'a signal'} at step {done}; --resume auto goes on from there")
+        if settings.save_every and done % settings.save_every == 0 and done < end:
+            save(run)
+
+
+def train_step(run: Run, batches: Iterator[Batch], step: int) -> Tensor:
+    """One step of the optimizer on V shards, of which this rank carries its own. The norm of the gradient."""
+    network, replicas, precision = run.network, run.replicas, run.network.precision
+    replicas.begin()
+    for shard in replicas.shards:
+        images, labels = next_shard(run, batches, step, shard)
+        seed_torch(network.config.training.seed, step, shard, network.world.device)
+        images, targets = run.mix(images, labels, step, shard)
+        with replicas.shard(shard):
+            with precision.autocast():
+                logits = replicas.network(images)
+            loss = run.criterion(logits, targets)
+            precision.backward(loss, replicas.share)
+        run.sums.add(shard, loss, logits, targets)
+    replicas.reduce()
+    norm = precision.gradient_norm(run.optimizer)
+    finite = norm.isfinite()
+    if network.config.optim.clip_grad:
+        torch.nn.utils.clip_grads_with_norm_(replicas.parameters, network.config.optim.clip_grad, norm)
+    set_rate(run.optimizer, run.rate(step))
+    precision.step(run.optimizer, finite)
+    replicas.statistics.keep_where(finite)
+    if network.average:
+        network.average.update(finite)
+    return norm
+
+
+def next_shard(run: Run, batches: Iterator[Batch], step: int, shard: int) -> tuple[Tensor, Tensor]:
+    """Images (n, 3, h, w) and labels (n,) of one shard, on the device."""
+    asked = time.perf_counter()
+    batch = next(batches)
+    run.report.watch.waiting(asked)
+    run.report.used(step, shard, batch.indices)
+    return run.network.normalize(batch.images), batch.labels.to(run.network.world.device, non_blocking=True)
+
+
+def report_step(run: Run, step: int, norm: Tensor) -> None:
+    """Read the device's sums, tell them, and stop a run that no longer learns."""
+    precision = run.network.precision
+    values = run.sums.read(run.network.world)
+    values |= {"optim/lr": run.rate(step), "optim/grad_norm": norm.item(), **precision.values()}
+    run.report.progressed(step + 1, values, run.network.world.size)
+    precision.check(step + 1)
+
+
+def finish_epoch(run: Run) -> None:
+    """Validate where it is due, and save."""
+    position, config = run.position, run.network.config
+    position.epoch += 1
+    is_best = False
+    if position.epoch % config.run.val_interval == 0 or position.epoch == config.schedule.epochs:
+        distributed.barrier(run.network.world, "validation", config.training.timeout)
+        scores = validate(run.network)
+        run.report.validated(position.step, {name: score.values() for name, score in scores.items()})
+        best = max(score.top1 for score in scores.values())
+        is_best = best > position.best
+        if is_best:
+            position.best, position.best_step = best, position.step
+    save(run, is_best, end_of_epoch=True)
+
+
+def validate(network: Network) -> dict[str, Score]:
+    """Measure the network, and the average of its weights if it has one."""
+    networks = {"val": network.model}
+    if network.average:
+        networks["val_ema"] = network.average.network
+    scores = {name: evaluate(network, measured) for name, measured in networks.items()}
+    if network.world.is_first:
+        for name, score in scores.items():
+            say(f"{name:10} {score}")
+        if network.config.run.class_accuracy:
+            write_class_accuracy(network.folder, network.val.store.classes, scores["val"].classes)
+    return scores
+
+
+@torch.no_grad()
+def evaluate(network: Network, measured: nn.Module) -> Score:
+    """Each validation image exactly once, on any number of processes."""
+    world, count, size = network.world, len(network.val.store), network.val_batch_size
+    sums = ValidationSums(-(-count // size), network.classes, world.device)
+    batches = network.val.loader.batches(validation_requests(count, size, world.rank, world.size))
+    measured.eval()
+    for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):
+        labels = batch.labels.to(world.device, non_blocking=True)
+        with network.precision.autocast():
+            logits = measured(network.normalize(batch.images))
+        sums.add(number, example_losses(logits, labels), logits, labels)
+    return sums.score(world)
+
+
+def save(run: Run, is_best: bool = False, end_of_epoch: bool = False) -> None:
+    """Write a checkpoint on the first rank. A disk that does not take it is told of; training goes on."""
+    run.report.flush()
+    sums = run.sums.state(run.network.world)
+    if not run.network.world.is_first:
+        return
+    state = run.identity.facts() | gather(run.parts(), run.position, sums)
+    run.keeper.save(run.position.step, state, is_best, end_of_epoch)
+    if run.keeper.failed:
+        say(f"warning: {run.keeper.failed}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,26 @@
+"""Which settings a resumed run may change, and which it changed without leave."""
+
+from utils.config import Config
+from utils.config.parsing import Settings, settings_of
+
+# Without effect on the weights that come out. Shards, grad_accum_steps and data_dir are compared by what they stand
+# for: V, and the data set's fingerprint.
+THE_MACHINE = ("data_dir", "workers", "shards", "grad_accum_steps", "device", "threads", "timeout")
+VALIDATION = ("val_resize", "val_crop", "val_batch_size", "val_interval", "evaluate", "class_accuracy")
+WHAT_IS_TOLD = ("output_dir", "save_every", "keep_epochs", "log_interval", "log_indices", "debug")
+RESUMING = ("resume", "resume_allow")
+MAY_CHANGE = frozenset(THE_MACHINE + VALIDATION + WHAT_IS_TOLD + RESUMING)
+
+
+def changed_settings(saved: Settings, config: Config) -> dict[str, tuple[object, object]]:
+    """Settings that differ from the saved ones and matter: name -> (was, is). --resume-allow takes names out."""
+    now = settings_of(config)
+    return {
+        name: (was, now[section][name])
+        for section, values in saved.items()
+        for name, was in values.items()
+        if name in now.get(section, {})
+        and now[section][name] != was
+        and name not in MAY_CHANGE
+        and name not in config.run.resume_allow
+    }

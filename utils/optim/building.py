@@ -1,0 +1,20 @@
+"""The optimizer that the flags ask for."""
+
+import torch
+
+from utils.config import OptimConfig
+from utils.errors import UsageError
+from utils.optim.decay import Group
+
+
+def build_optimizer(groups: list[Group], config: OptimConfig) -> torch.optim.Optimizer:
+    """SGD as torch has it, fused: one pass over the weights, and steps that the device itself can skip."""
+    if config.nesterov and not config.momentum:
+        raise UsageError("--nesterov needs a momentum above 0, found --momentum 0")
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use this learning rate in all groups from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,100 @@
+"""The arithmetic of a step: which type computes, how fp16 is scaled, and what happens to a step that is not finite.
+
+A step whose loss or gradient is not finite is skipped on the device, without asking it: no weight moves, running
+statistics and averages stay, and it is counted. Many in a row end the run: they would not stop by themselves (a
+GradScaler halves its scale to zero without a word, and the first good batch after that writes NaN into every weight).
+"""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from utils.config import TrainingConfig
+from utils.errors import EnvironmentFault, NumericsError
+
+COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SKIPS_IN_A_ROW = 20  # more than the halvings from 65536 that a healthy fp16 run needs
+SMALLEST_SCALE = 2.0**-14
+
+
+class Precision:
+    """Autocast, loss scaling and the guard against steps that are not finite, for one of --precision."""
+
+    def __init__(self, training: TrainingConfig, device: torch.device):
+        self.name, self.device = training.precision, device
+        self.storage = torch.float64 if self.name == "fp64" else torch.float32  # of weights and images
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        _check(self.name, device)
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+            backend.fp32_precision = "tf32" if self.name == "tf32" else "ieee"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context of a forward pass."""
+        compute = COMPUTE.get(self.name, torch.float32)
+        return torch.autocast(self.device.type, compute, enabled=compute is not torch.float32)
+
+    def backward(self, loss: Tensor, share: float) -> None:
+        """Add the gradients of share * loss. A loss that is not finite makes all of them NaN, so that no rank misses
+        it: an infinite loss may have zero gradients."""
+        seed = torch.where(loss.isfinite(), share, torch.nan).to(loss.dtype)
+        self.scaler.scale(loss).backward(seed)
+
+    def gradient_norm(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Take the scale out of the gradients; their L2 norm, not finite if any of them is not."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(optimizer)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def step(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+        """One step of the optimizer where `finite` is true, none where it is not, without asking the device."""
+        optimizer.found_inf = (~finite).float()  # fused optimizers read this attribute on the device
+        optimizer.step()
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        self.skipped += ~finite
+        self.skipped_in_a_row += 1
+        self.skipped_in_a_row *= ~finite
+
+    def check(self, step: int) -> None:
+        """NumericsError if steps have been skipped for too long. Waits for the device."""
+        in_a_row = int(self.skipped_in_a_row)
+        if in_a_row >= SKIPS_IN_A_ROW:
+            raise NumericsError(
+                f"loss or gradient was not finite in {in_a_row} steps in a row up to step {step}; "
+                "the last checkpoint is good: resume it with a smaller --lr, --clip-grad, or --precision bf16 or fp32"
+            )
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            scale = self.scaler.get_scale()
+            raise NumericsError(f"the fp16 loss scale fell to {scale:.3g} at step {step}; use --precision bf16 or fp32")
+
+    def values(self) -> dict[str, float]:
+        """What the log tells of it. Waits for the device."""
+        values = {"amp/skipped_steps": int(self.skipped)}
+        if self.scaler.is_enabled():
+            values["amp/scale"] = self.scaler.get_scale()
+        if self.device.type == "cuda":
+            values["mem/peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return values
+
+    def state_dict(self) -> dict[str, float | int]:
+        """Plain numbers: the scale of fp16 and the counts of skipped steps."""
+        counts = {"skipped": int(self.skipped), "skipped_in_a_row": int(self.skipped_in_a_row)}
+        return counts | {f"scaler_{name}": value for name, value in self.scaler.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
+        self.skipped.fill_(state["skipped"])
+        self.skipped_in_a_row.fill_(state["skipped_in_a_row"])
+        scaler = {name.removeprefix("scaler_"): value for name, value in state.items() if name.startswith("scaler_")}
+        if self.scaler.is_enabled() and scaler:
+            self.scaler.load_state_dict(scaler)
+
+
+def _check(name: str, device: torch.device) -> None:
+    if name == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8):
+        raise EnvironmentFault(f"--precision tf32 needs an NVIDIA GPU of Ampere or later, not {device.type}; use fp32")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise EnvironmentFault("--precision bf16 is not supported by this GPU; use fp16")

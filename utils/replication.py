@@ -1,0 +1,216 @@
+"""The copies of the network, and what makes them one: gradients and running statistics are means over shards.
+
+A *shard* is the batch that one device sees at once. A step has V of them, whatever the number W of processes: each
+carries V / W, one after the other, so 8 GPUs, or one GPU that accumulates 8 times, compute the same step. What remains
+between them is the order in which floats are added, and under `--exact` that is fixed too: shards are added in a
+binary tree over their numbers, inside a process first and then between neighbours at distance 1, 2, 4, ... A sum of two
+is the same in both orders, so both sides of an exchange get the same bits.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils.config import TrainingConfig
+from utils.distributed import World
+from utils.errors import UsageError
+
+
+def count_shards(training: TrainingConfig, world_size: int, from_checkpoint: int | None) -> int:
+    """V: from --shards, --grad-accum-steps or the checkpoint, else one a process. UsageError if W does not fit."""
+    steps = training.grad_accum_steps
+    shards = training.shards or (steps * world_size if steps else None) or from_checkpoint or world_size
+    if steps and shards != steps * world_size:
+        wanted = f"--shards {shards} and --grad-accum-steps {steps} on {world_size} processes"
+        raise UsageError(f"{wanted} contradict each other: {steps} x {world_size} is {steps * world_size}; give one")
+    if shards % world_size:
+        fitting = ", ".join(str(size) for size in range(1, shards + 1) if shards % size == 0)
+        raise UsageError(f"{shards} shards do not divide among {world_size} processes; start {fitting} processes")
+    if training.exact and shards & (shards - 1):
+        raise UsageError(f"--exact adds in a binary tree and needs a power of two of shards, not {shards}")
+    return shards
+
+
+class PairwiseSum:
+    """The sum of lists of tensors as a binary tree over the order in which they come, in log2(n) lists of memory."""
+
+    def __init__(self):
+        self.branches: list[tuple[int, list[Tensor]]] = []
+
+    def add(self, tensors: list[Tensor]) -> None:
+        height = 0
+        while self.branches and self.branches[-1][0] == height:
+            tensors = torch._foreach_add(self.branches.pop()[1], tensors)
+            height += 1
+        self.branches.append((height, tensors))
+
+    def total(self) -> list[Tensor]:
+        ((_, tensors),) = self.branches  # one branch is left where a power of two was added
+        self.branches = []
+        return tensors
+
+
+def add_in_pairs(tensors: list[Tensor], world: World) -> list[Tensor]:
+    """The sum over all ranks in tree order, the same bits on each; the world size must be a power of two."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    theirs = torch.empty_like(flat)
+    distance = 1
+    while distance < world.size:
+        partner = world.rank ^ distance
+        transfers = [dist.P2POp(dist.isend, flat, partner), dist.P2POp(dist.irecv, theirs, partner)]
+        for work in dist.batch_isend_irecv(transfers):
+            work.wait()
+        flat = flat + theirs
+        distance *= 2
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+class RunningStatistics:
+    """The buffers that a forward pass moves: floats named running_*, and whole-number counters.
+
+    Each shard starts from the values of the last step, and the step ends with the mean over shards and counters moved
+    by one: running <- (1 - m) running + m mean over shards.
+    """
+
+    def __init__(self, model: nn.Module):
+        named = list(model.named_buffers())
+        self.moving = [b for name, b in named if name.rpartition(".")[2].startswith("running_")]
+        self.counters = [b for _, b in named if not b.is_floating_point()]
+        self.keep()
+
+    def values(self) -> list[Tensor]:
+        """One flat copy of all moving statistics, as a list of none or one tensor."""
+        return [torch.cat([buffer.reshape(-1) for buffer in self.moving])] if self.moving else []
+
+    def keep(self) -> None:
+        """Remember where the step starts."""
+        self.start = self.values()
+        self.start_counters = [counter.clone() for counter in self.counters]
+
+    def rewind(self) -> None:
+        """Back to where the step started."""
+        self.set(self.start)
+        if self.counters:
+            torch._foreach_copy_(self.counters, self.start_counters)
+
+    def keep_where(self, finite: Tensor) -> None:
+        """Stay where the step started if `finite` is false, without asking the device."""
+        self.set([torch.where(finite, new, old) for new, old in zip(self.values(), self.start, strict=True)])
+        for counter, old in zip(self.counters, self.start_counters, strict=True):
+            counter.copy_(torch.where(finite, counter, old))
+
+    def set(self, values: list[Tensor]) -> None:
+        if not values:
+            return
+        parts = values[0].split([buffer.numel() for buffer in self.moving])
+        views = [part.view_as(buffer) for part, buffer in zip(parts, self.moving, strict=True)]
+        torch._foreach_copy_(self.moving, views)
+
+
+class Replicas:
+    """The network of this rank as one of W equal ones.
+
+    `network` is what to call in training, `shards` the numbers of this rank's shards. For each step: `begin`, one
+    `shard` context around the forward and backward of each shard, `reduce`. A shard's loss is to be weighed by `share`.
+    """
+
+    def __init__(self, model: nn.Module, world: World, shards: int):
+        self.world, self.count = world, shards
+        each = shards // world.size
+        self.shards = range(world.rank * each, (world.rank + 1) * each)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.statistics = RunningStatistics(model)
+        self.network = self._replicate(model)
+
+    def _replicate(self, model: nn.Module) -> nn.Module:
+        if self.world.size == 1:
+            self.share = 1 / self.count
+            return model
+        self.share = 1 / len(self.shards)  # DDP divides by the number of processes itself
+        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
+        """Let DDP arrange its buckets on blank images, and leave no other trace.
+
+        DDP cuts its buckets anew after the first backward, and from three processes on their limits decide the order
+        of additions: without the rehearsal a resumed run would take its first step with other buckets than the run
+        that was left alone.
+        """
+        if self.world.size == 1:
+            return
+        self.begin()
+        with autocast:
+            output = self.network(images)
+        output.float().sum().backward()
+        self.statistics.rewind()
+
+    def begin(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.statistics.keep()
+        self.moved: list[list[Tensor]] = []
+
+    @contextlib.contextmanager
+    def shard(self, number: int) -> Iterator[None]:
+        """Around one shard: gradients are exchanged during the backward of this rank's last one only."""
+        if number != self.shards[0]:
+            self.statistics.rewind()
+        last = number == self.shards[-1] or self.world.size == 1
+        with contextlib.nullcontext() if last else self.network.no_sync():
+            yield
+        self.moved.append(self.statistics.values())
+
+    def reduce(self) -> None:
+        """Leave the means over all shards in the gradients and the running statistics."""
+        sums = self.moved[0]
+        for values in self.moved[1:]:
+            torch._foreach_add_(sums, values)
+        if self.world.size > 1 and sums:
+            dist.all_reduce(sums[0])
+        self.statistics.set([total / self.count for total in sums])
+
+
+class ExactReplicas(Replicas):
+    """Replicas that add in tree order: the same bits at any number of processes."""
+
+    def _replicate(self, model: nn.Module) -> nn.Module:
+        self.share = 1 / self.count  # a power of two: exact
+        for tensor in [*model.parameters(), *model.buffers()] if self.world.size > 1 else []:
+            dist.broadcast(tensor.data, src=0)
+        return model
+
+    def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
+        """Nothing to arrange: no buckets."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.sum = PairwiseSum()
+
+    @contextlib.contextmanager
+    def shard(self, number: int) -> Iterator[None]:
+        if number != self.shards[0]:
+            self.statistics.rewind()
+        yield
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        self.sum.add(gradients + self.statistics.values())
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def reduce(self) -> None:
+        sums = self.sum.total()
+        if self.world.size > 1:
+            sums = add_in_pairs(sums, self.world)
+        for parameter, gradient in zip(self.parameters, sums, strict=False):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)  # fused optimizers need the weight's strides
+        self.statistics.set([total / self.count for total in sums[len(self.parameters) :]])
+
+
+def replicate(model: nn.Module, world: World, shards: int, exact: bool) -> Replicas:
+    """The replicas that --exact asks for, or the fast ones."""
+    return (ExactReplicas if exact else Replicas)(model, world, shards)
