@@ -37,8 +37,9 @@ def set_data_gains(model: nn.Module, images: Tensor) -> None:
 
     images: (n, 3, h, w), normalized. One forward pass in training mode and in the parameters' own precision; in the
     order of execution, each flagged convolution's alpha becomes sqrt(2 / v), v the sample variance of all its outputs,
-    and the pass goes on with the new outputs. Nothing else is changed: modes, running statistics and random generators
-    are put back. NumericsError if some v is zero or not finite.
+    and the pass goes on with the new outputs. That is the ancestor's formula, in which v counts the gain before: it is
+    meant for gains of one, so once. Nothing else is changed: modes, running statistics and random generators are put
+    back. NumericsError if some v is zero or not finite.
     """
     hooks = [conv.register_forward_hook(_setter(name)) for name, conv in _from_data(model).items()]
     try:

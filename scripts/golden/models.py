@@ -77,7 +77,8 @@ class GoldenModel:
 
     @property
     def num_classes(self) -> int:
-        return self.facts["state_dict"][-1][1][0]
+        """The rows of the last matrix; none in a network without a classifier."""
+        return next((shape[0] for _, shape in reversed(self.facts["state_dict"]) if len(shape) == 2), 0)
 
     def network(self, dtype: torch.dtype) -> nn.Module:
         """Our network with the ancestor's weights."""
