@@ -23,6 +23,7 @@ from utils.files import link_atomically, write_atomically, write_json
 FORMAT = 1
 NEWEST_KEPT = 2
 STEP_FILE = "step_{:08d}.pth"
+PLAIN = (str, int, float, bool, type(None))
 State = dict[str, object]
 
 
@@ -56,6 +57,7 @@ def manifest_of(path: Path) -> Path:
 
 def save_checkpoint(folder: Path, step: int, state: State) -> Path:
     """Write the state as the checkpoint of `step`. CheckpointError if the disk does not take it; none is lost then."""
+    _check_plain(state, "state")
     path = folder / STEP_FILE.format(step)
     _check_space(folder)
     manifest: dict[str, object] = {"format": FORMAT, "step": step}
@@ -77,6 +79,19 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
             f"{_gibibytes(shutil.disk_usage(folder).free)} GiB are free; the checkpoints before it are whole"
         ) from error
     return path
+
+
+def _check_plain(value: object, where: str) -> None:
+    """TypeError for what weights_only would refuse to load, at the first save and not at the first resume."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_plain(key, where)
+            _check_plain(part, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _check_plain(part, where)
+    elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
+        raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint must not hold")
 
 
 def _check_space(folder: Path) -> None:

@@ -8,6 +8,7 @@ is the same in both orders, so both sides of an exchange get the same bits.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -19,6 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.config import TrainingConfig
 from utils.distributed import World
 from utils.errors import UsageError
+
+# What DDP calls its broadcast of buffers before each forward: the second name until torch 2.14.
+_DDP_FLAGS = inspect.signature(DistributedDataParallel).parameters
+BUFFER_BROADCAST = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_FLAGS else "broadcast_buffers"
 
 
 def count_shards(training: TrainingConfig, world_size: int, from_checkpoint: int | None) -> int:
@@ -133,7 +138,7 @@ class Replicas:
             self.share = 1 / self.count
             return model
         self.share = 1 / len(self.shards)  # DDP divides by the number of processes itself
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **{BUFFER_BROADCAST: False})
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
         """Let DDP arrange its buckets on blank images, and leave no other trace.

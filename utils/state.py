@@ -105,7 +105,7 @@ def give_back(parts: dict[str, HasState], saved: Facts, where: object) -> Positi
 def numerics() -> Settings:
     """What, besides the settings, the bits of a result depend on."""
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -124,5 +124,5 @@ def compared_among_ranks(identity: Identity, world: World) -> dict[str, str]:
     """Facts that must be the same on every rank."""
     settings = settings_of(identity.config)
     own = {f"--{name.replace('_', '-')}": str(value) for part in settings.values() for name, value in part.items()}
-    versions = {"torch": torch.__version__, "device": world.device.type}
+    versions = {"torch": str(torch.__version__), "device": world.device.type}
     return own | {f"data set {kind}": value for kind, value in identity.data.items()} | versions
