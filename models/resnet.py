@@ -27,9 +27,9 @@ class Conv:
     stride: int = 1
     groups: int = 1
 
-    def layer(self, layers: Layers, *, data_gain: bool) -> nn.Conv2d:
+    def layer(self, layers: Layers, *, gain_from_data: bool) -> nn.Conv2d:
         options = {"stride": self.stride, "groups": self.groups}
-        return layers.conv(self.c_in, self.c_out, self.kernel_size, data_gain=data_gain, **options)
+        return layers.conv(self.c_in, self.c_out, self.kernel_size, gain_from_data=gain_from_data, **options)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Block(nn.Module):
 
 
 def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.Module]:
-    steps = {f"conv{i}": conv.layer(layers, data_gain=i == 1)}
+    steps = {f"conv{i}": conv.layer(layers, gain_from_data=i == 1)}
     if last:
         return {**steps, f"bn{i}": layers.norm(conv.c_out, last=True)}
     norm, act = layers.norm_act(conv.c_out)
@@ -94,7 +94,7 @@ def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.
 
 def _norm_first(i: int, conv: Conv, layers: Layers) -> dict[str, nn.Module]:
     norm, act = layers.norm_act(conv.c_in)
-    return {f"bn{i}": norm, f"act{i}": act, f"conv{i}": conv.layer(layers, data_gain=i == 1)}
+    return {f"bn{i}": norm, f"act{i}": act, f"conv{i}": conv.layer(layers, gain_from_data=i == 1)}
 
 
 def _shortcut(convs: list[Conv], order: Order, layers: Layers) -> nn.Sequential | None:
@@ -102,7 +102,7 @@ def _shortcut(convs: list[Conv], order: Order, layers: Layers) -> nn.Sequential 
     c_in, c_out, stride = convs[0].c_in, convs[-1].c_out, max(conv.stride for conv in convs)
     if c_in == c_out and stride == 1:
         return None
-    projection = Conv(c_in, c_out, 1, stride).layer(layers, data_gain=True)
+    projection = Conv(c_in, c_out, 1, stride).layer(layers, gain_from_data=True)
     return nn.Sequential(projection) if order.norm_first else nn.Sequential(projection, layers.norm(c_out))
 
 
@@ -154,7 +154,7 @@ class ResNet(nn.Module):
     def __init__(self, shape: ResNetShape, layers: Layers, num_classes: int) -> None:
         super().__init__()
         small = shape.stem == "small"
-        self.conv1 = layers.conv(3, shape.channels, 3 if small else 7, stride=1 if small else 2, data_gain=True)
+        self.conv1 = layers.conv(3, shape.channels, 3 if small else 7, stride=1 if small else 2, gain_from_data=True)
         self.bn1, self.act1 = layers.end_norm_act(shape.channels) or layers.norm_act(shape.channels)
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = [f"layer{i + 1}" for i in range(len(shape.depths))]

@@ -16,8 +16,10 @@ class Layers:
         self.row = choose(NORMALIZATIONS, config.norm, "--norm")
         self.zero_gammas = 0
 
-    def conv(self, c_in: int, c_out: int, kernel_size: int, *, data_gain: bool = False, **options: int) -> nn.Conv2d:
-        """A convolution padded to keep its size; `data_gain` where a PWS gain may start from data.
+    def conv(
+        self, c_in: int, c_out: int, kernel_size: int, *, gain_from_data: bool = False, **options: int
+    ) -> nn.Conv2d:
+        """A convolution padded to keep its size; `gain_from_data` where a PWS gain may start so.
 
         options: stride, groups, dilation.
         """
@@ -25,7 +27,7 @@ class Layers:
         padding = (kernel_size - 1) // 2 * options.get("dilation", 1)
         conv = layer(c_in, c_out, kernel_size, padding=padding, bias=self.row.conv_bias, **options)
         if isinstance(conv, PWSConv2d):
-            conv.gain_from_data = data_gain and self.config.pws_gain == "data"
+            conv.gain_from_data = gain_from_data and self.config.pws_gain == "data"
         return conv
 
     def norm(self, channels: int, *, last: bool = False) -> nn.Module:

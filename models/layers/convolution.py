@@ -19,9 +19,6 @@ WS_EPSILON = 1e-5  # added to the standard deviation, not to the variance, as in
 class StandardizedConv2d(nn.Conv2d):
     """A convolution with `kernel()` in the place of its weight. Subclasses say what the kernel is."""
 
-    def __init__(self, c_in: int, c_out: int, kernel_size: int, **options: int) -> None:
-        super().__init__(c_in, c_out, kernel_size, **options)
-
     def kernel(self) -> Tensor:
         """The kernel that the input is convolved with, of the weight's shape; gradients flow to the parameters."""
         raise NotImplementedError
@@ -49,11 +46,14 @@ class WNConv2d(StandardizedConv2d):
 
     def __init__(self, c_in: int, c_out: int, kernel_size: int, **options: int) -> None:
         super().__init__(c_in, c_out, kernel_size, **options)
-        self.g = nn.Parameter(torch.ones(c_out))
+        self.g = nn.Parameter(self.filter_norms().detach().clone())
+
+    def filter_norms(self) -> Tensor:
+        """||V|| of each filter (c_out,)."""
+        return torch.linalg.vector_norm(self.weight.flatten(1), dim=1)
 
     def kernel(self) -> Tensor:
-        norm = torch.linalg.vector_norm(self.weight.flatten(1), dim=1)
-        return self.weight * (self.g / norm).view(-1, 1, 1, 1)
+        return self.weight * (self.g / self.filter_norms()).view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -31,4 +31,4 @@ def _initialize_convolution(conv: nn.Conv2d) -> None:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     if isinstance(conv, WNConv2d):
-        conv.g.copy_(torch.linalg.vector_norm(conv.weight, dim=(1, 2, 3)))
+        conv.g.copy_(conv.filter_norms())

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from models import build_model, model_names
 from models.layers import Layers
-from models.layers.normalization import NORMALIZATIONS
+from models.layers.normalization import NORMALIZATIONS, Normalization
 from models.resnet import ORDERS, RESNETS, ResNetShape, basic, bottleneck, cifar, stage
 from utils.config import ModelConfig
 
@@ -217,6 +217,15 @@ def test_wn_starts_as_the_network_without_it() -> None:
             torch.testing.assert_close(theirs.kernel(), ours.weight)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(normalized(images), plain(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_that_is_its_own_activation_takes_the_place_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Normalization(norm=lambda config: nn.BatchNorm2d, fused=lambda config: nn.PReLU)
+    monkeypatch.setitem(NORMALIZATIONS, "fused", row)
+    block = build_model(ModelConfig(model="resnet20", norm="fused"), 10).layer1[0]
+    assert isinstance(block.bn1, nn.PReLU)
+    assert isinstance(block.act1, nn.Identity)
+    assert isinstance(block.bn2, nn.BatchNorm2d)
 
 
 def test_names_are_known() -> None:

@@ -89,6 +89,12 @@ def test_pws_fan_out_of_a_grouped_convolution_is_that_of_torch() -> None:
     assert many.var().item() == pytest.approx(2 / (600 * 9), rel=0.1)
 
 
+def test_wn_gains_start_as_the_norms_of_the_filters() -> None:
+    conv = some_conv(WNConv2d)
+    torch.testing.assert_close(conv.g, conv.weight.square().sum((1, 2, 3)).sqrt())
+    torch.testing.assert_close(conv.kernel(), conv.weight)
+
+
 def test_ws_filter_of_equal_weights_is_zero_and_has_finite_gradients() -> None:
     conv = with_weight(WSConv2d(2, 3, 3, bias=False), torch.ones(3, 2, 3, 3))
     output = conv(torch.randn(1, 2, 5, 5, dtype=torch.float64))
