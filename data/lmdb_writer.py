@@ -56,20 +56,21 @@ def build(sources: dict[str, Store], output_dir: Path, workers: int, progress: C
     UsageError if `output_dir` holds anything but an unfinished build, DataError at the first bad image or when the disk
     is full.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with _sole_builder(output_dir):
-        _clear(output_dir, list(sources))
-        metas = {}
-        for split, store in sources.items():
-            folder = output_dir / split
-            folder.mkdir(exist_ok=True)
-            write_json(folder / UNFINISHED, {"count": len(store)})
-            metas[split] = write_split(store, folder, workers, lambda done, split=split: progress(split, done))
-        for split, meta in metas.items():
-            write_meta(output_dir / split, meta)
-        for split in metas:
-            (output_dir / split / UNFINISHED).unlink()
-        sync_folder(output_dir)
+    with _told(output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with _sole_builder(output_dir):
+            _clear(output_dir, list(sources))
+            metas = {}
+            for split, store in sources.items():
+                folder = output_dir / split
+                folder.mkdir(exist_ok=True)
+                write_json(folder / UNFINISHED, {"count": len(store)})
+                metas[split] = write_split(store, folder, workers, partial(progress, split))
+            for split, meta in metas.items():
+                write_meta(output_dir / split, meta)
+            for split in metas:
+                (output_dir / split / UNFINISHED).unlink()
+            sync_folder(output_dir)
 
 
 def write_split(
@@ -77,18 +78,13 @@ def write_split(
 ) -> Meta:
     """Write `data.mdb` and `index.npy` to `folder`; comes back with what `meta.json` has to say, once all is done."""
     index = np.zeros(len(store), dtype=RECORD)
-    try:
-        with lmdb.open(str(folder), map_size=map_size, lock=False, sync=False) as environment:
-            for chunk in in_order(partial(check, store), range(0, len(store), CHUNK), workers):
-                index[chunk.first : chunk.first + len(chunk.rows)] = chunk.rows
-                _put(environment, chunk)
-                progress(len(chunk.rows))
-            environment.sync(True)
-        write_index(folder, index)
-    except (lmdb.Error, OSError) as error:
-        free = os.statvfs(folder)
-        free_mib = free.f_bavail * free.f_frsize >> 20
-        raise DataError(f"{folder} cannot be written ({free_mib} MiB are free there): {error}") from error
+    with lmdb.open(str(folder), map_size=map_size, lock=False, sync=False) as environment:
+        for chunk in in_order(partial(check, store), range(0, len(store), CHUNK), workers):
+            index[chunk.first : chunk.first + len(chunk.rows)] = chunk.rows
+            _put(environment, chunk)
+            progress(len(chunk.rows))
+        environment.sync(True)
+    write_index(folder, index)
     return Meta(VERSION, len(store), store.classes, store.identity()["listing"], fingerprint(store.classes, index))
 
 
@@ -119,14 +115,27 @@ def check(store: Store, first: int) -> Chunk:
 
 
 @contextmanager
+def _told(output_dir: Path) -> Iterator[None]:
+    """Turn an error of the disk, which may be full, into a DataError."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        held = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+        disk = os.statvfs(held)
+        free = f"{disk.f_bavail * disk.f_frsize >> 20} MiB are free there"
+        raise DataError(f"{output_dir} cannot be written: {error} ({free}); run it again when it can") from error
+
+
+@contextmanager
 def _sole_builder(output_dir: Path) -> Iterator[None]:
     """Hold the folder against a second build. UsageError if another one holds it."""
     descriptor = os.open(output_dir, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{output_dir} is being written by another build; wait for it or stop it") from error
         yield
-    except BlockingIOError as error:
-        raise UsageError(f"{output_dir} is being written by another build; wait for it or stop it") from error
     finally:
         os.close(descriptor)
 

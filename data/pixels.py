@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data.plan import Views
 from utils.errors import DataError
@@ -32,8 +32,11 @@ def probe(encoded: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         deep = _is_deep(image)
+    except UnidentifiedImageError as error:
+        found = f"{len(encoded)} bytes that begin with {encoded[:8]!r}"
+        raise DataError(f"{name} is no image but {found}; expected {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's plugins raise a dozen types on damaged bytes
-        raise DataError(f"{name} cannot be read: {_reason(error, encoded)}; replace or remove the file") from error
+        raise DataError(f"{name} cannot be read: {_reason(error)}; replace or remove the file") from error
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}; remove the file")
     if deep:
@@ -48,7 +51,7 @@ def decode(image: Image.Image, name: str) -> Image.Image:
         image.info.pop("transparency", None)  # convert() would warn of what is dropped on purpose
         return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # as in probe
-        raise DataError(f"{name} cannot be decoded: {error}; replace or remove the file") from error
+        raise DataError(f"{name} cannot be decoded: {_reason(error)}; replace or remove the file") from error
 
 
 def render(image: Image.Image, views: Views, row: int, side: int, interpolation: str) -> NDArray[np.uint8]:
@@ -70,11 +73,11 @@ def render(image: Image.Image, views: Views, row: int, side: int, interpolation:
 def _is_deep(image: Image.Image) -> bool:
     """Whether an opened image holds more than 8 bits a channel, of which Pillow would drop some in silence."""
     layouts = " ".join(str(tile[3]) for tile in image.tile)  # such as RGB;16B: red, green, blue, 16 bits, big-endian
-    return image.mode in ("I", "F") or image.mode.startswith("I;16") or re.search(r";16[BLN]", layouts) is not None
+    whitest = max((tile[3][1] for tile in image.tile if tile[0].startswith("ppm")), default=0)
+    deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or re.search(r";16[BLN]", layouts) is not None
+    return deep or whitest > 255
 
 
-def _reason(error: Exception, encoded: bytes) -> str:
-    """Why Pillow refused; its own words for an unknown format name a memory address."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"{len(encoded)} bytes that begin with {encoded[:8]!r} are no image of the formats {', '.join(FORMATS)}"
-    return str(error)
+def _reason(error: Exception) -> str:
+    """What Pillow says, or the kind of error where it says nothing, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

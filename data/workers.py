@@ -25,6 +25,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PREFETCH = 2  # results that each worker has ready or in work
+PATIENCE = 1.0  # seconds that workers have to end by themselves
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent dies
 
 
@@ -39,7 +40,8 @@ def in_order(
     """
     others = set(active_children())
     results = _start(_Works(work), jobs, workers, pinned)
-    end = partial(_kill, set(active_children()) - others)
+    processes = set(active_children()) - others
+    end = partial(_kill, processes)
     atexit.register(end)  # where an error keeps this frame alive, Python would wait for the workers for ever
     try:
         while True:
@@ -50,7 +52,7 @@ def in_order(
                 return
             yield result
     finally:
-        end()
+        _stop(results, processes)
         atexit.unregister(end)
 
 
@@ -121,10 +123,24 @@ def _next(results: Iterator[Result | TrainingError]) -> Result | TrainingError |
         raise DataError(_death(error)) from error
 
 
-def _kill(workers: Iterable[BaseProcess]) -> None:
+def _stop(results: Iterator[Result | TrainingError], processes: set[BaseProcess]) -> None:
+    """Have torch end the workers, and kill those that are still busy after PATIENCE.
+
+    Not the other way round: a killed worker may hold a lock that torch then waits for without end (seen in tests).
+    """
+    if not processes.intersection(active_children()):
+        return  # all ended by themselves, or were killed as Python ends, when no thread can be started any more
+    impatience = threading.Timer(PATIENCE, _kill, [processes])
+    impatience.start()
+    results._shutdown_workers()  # private, but `results` may live on in a traceback, and ends nothing while it does
+    impatience.cancel()
+    _kill(processes)
+
+
+def _kill(processes: set[BaseProcess]) -> None:
     """End workers at once; they own nothing, and ignore gentler signals."""
-    for worker in workers:
-        worker.kill()
+    for process in processes:
+        process.kill()
 
 
 def _death(error: RuntimeError) -> str:

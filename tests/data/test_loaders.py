@@ -68,7 +68,7 @@ def test_another_epoch_shows_other_crops(folder: Path):
 def test_a_bad_image_is_named_by_its_path_and_by_its_record(workers: int, folder: Path, lmdb_of: Callable):
     built = lmdb_of(folder)
     (folder / "train" / "b" / "04.JPEG").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"train/b/04\.JPEG cannot be read: 8 bytes"):
+    with pytest.raises(DataError, match=r"train/b/04\.JPEG is no image but 8 bytes"):
         epochs(folder, workers=workers)
     path = built / "train" / "data.mdb"
     content = bytearray(path.read_bytes())

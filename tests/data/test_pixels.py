@@ -156,6 +156,12 @@ def test_more_than_8_bits_a_channel_are_refused(color: int):
         seen(deep_png(color))
 
 
+def test_deep_ppm_is_refused_and_a_shallow_one_scaled():
+    with pytest.raises(DataError, match="more than 8 bits a channel"):
+        seen(b"P6 4 4 1023\n" + bytes(96))
+    assert seen(b"P6 4 4 100\n" + bytes([100]) * 48).getpixel((0, 0)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
 def test_deep_tiff_is_refused(dtype: type, encoded):
     with pytest.raises(DataError, match="more than 8 bits a channel"):
@@ -176,7 +182,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_no_image_is_refused_by_name_in_one_line(data: bytes):
-    with pytest.raises(DataError, match=r"^train/a/x\.JPEG (is empty|cannot be)[^\n]*$"):
+    with pytest.raises(DataError, match=r"^train/a/x\.JPEG (is empty|is no image|cannot be)[^\n]*$"):
         seen(data)
 
 

@@ -29,6 +29,13 @@ def refuse_seven(job: int) -> int:
     return job
 
 
+def refuse_zero_slowly(job: int) -> int:
+    if job == 0:
+        raise DataError("image 0 is bad")
+    time.sleep(60)
+    return job
+
+
 def process_id(job: int) -> int:
     return os.getpid()
 
@@ -100,6 +107,13 @@ def test_closing_ends_the_workers_at_once():
     assert active_children() == [] and time.monotonic() - start < 2
 
 
+def test_an_error_does_not_wait_for_slow_work_elsewhere():
+    start = time.monotonic()
+    with pytest.raises(DataError):
+        list(in_order(refuse_zero_slowly, range(10), 2))
+    assert active_children() == [] and time.monotonic() - start < 4
+
+
 def test_workers_leave_the_signals_that_stop_a_run_to_their_parent():
     results = in_order(process_id, range(40), 1)
     worker = next(results)
@@ -153,3 +167,12 @@ def test_workers_end_with_their_parent_however_it_ends(end: str):
     workers, seconds = run_until_it_ends(end)
     assert len(workers) == 2 and not any(is_alive(worker) for worker in workers)
     assert seconds < 5
+
+
+def test_closing_again_and_again_never_hangs():
+    """Killing workers first was seen to leave a lock held for ever, once in some dozens."""
+    for _ in range(25):
+        results = in_order(square, itertools.count(), 2)
+        assert next(results) == 0
+        results.close()
+    assert active_children() == []
