@@ -142,7 +142,7 @@ def test_a_full_disk_ends_with_one_line_and_nothing_that_looks_finished(source: 
     target = tmp_path / "lmdb"
     code, errors = Build(source, target, limit=5_000_000).ended()
     assert code == 3
-    assert "train cannot be written" in errors and "MiB are free" in errors and errors.count("\n") == 1
+    assert "lmdb cannot be written" in errors and "MiB are free" in errors and errors.count("\n") == 1
     with pytest.raises(DataError, match="unfinished"):
         open_store(target, "train")
 
