@@ -70,7 +70,8 @@ def train_epoch(run: Run, batches: Iterator[Batch]) -> None:
         if run.stop.agreed():
             save(run)
             run.refuse_unsaved()
-            raise StopRequested(f"{run.stop.reason or 'a signal'} at step {done}; --resume auto goes on from there")
+            reason = run.stop.reason or "a signal to another rank"
+            raise StopRequested(f"{reason} at step {done}; --resume auto goes on from there")
         if settings.save_every and done % settings.save_every == 0 and done < end:
             save(run)
 

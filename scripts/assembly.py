@@ -190,7 +190,7 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     world, training = ending.world, config.training
     data = open_data(config.data, training.seed)
     network = Network(config, world, data.val)
-    steps_per_epoch(len(data.train.store), count_shards(training, world.size, None), training.batch_size)
+    _refuse_mistakes(network, len(data.train.store))
     found = _claim_folder(config, ending)
     shards = count_shards(training, world.size, found.state["shards"] if found else None)
     identity = Identity(config, shards, data.train.store.identity())
@@ -202,19 +202,35 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     return run
 
 
+def _refuse_mistakes(network: Network, images: int) -> None:
+    """What else is wrong with the settings is found before a folder is made for nothing."""
+    config, training = network.config, network.config.training
+    shards = count_shards(training, network.world.size, None)
+    peak = peak_rate(config.optim, shards * training.batch_size)
+    build_schedule(config.schedule, peak, steps_per_epoch(images, shards, training.batch_size))
+    build_optimizer(parameter_groups(network.model, [], config.optim), config.optim)
+
+
 def _claim_folder(config: Config, ending: Ending) -> Found | None:
     """Lock the folder of the run, and find the checkpoint to go on from: the first rank chooses, all ranks read it."""
-    folder, world, found = folder_of(config), ending.world, None
+    world, found = ending.world, None
     if world.is_first:
-        ending.lock = RunFolder(folder)
-        if config.run.resume is None:
-            ending.lock.refuse_if_used()
-        found = find_checkpoint(config.run.resume, folder)
+        found = _lock_and_find(config, ending)
     path = distributed.from_first(world, str(found.path) if found else None)
-    ending.folder = folder
+    ending.folder = folder_of(config)
     if path is None or found:
         return found
     return Found(Path(path), load_checkpoint(Path(path)))
+
+
+def _lock_and_find(config: Config, ending: Ending) -> Found | None:
+    resume, folder = config.run.resume, folder_of(config)
+    named = find_checkpoint(resume, folder) if resume != "auto" else None  # before a folder is made for nothing
+    ending.lock = RunFolder(folder)
+    if resume is None:
+        ending.lock.refuse_if_used()
+    ending.folder = folder
+    return named or find_checkpoint(resume, folder)
 
 
 def _introduce(run: Run, data: Data, found: Found | None) -> None:

@@ -76,7 +76,7 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
         reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
             f"checkpoint {path} could not be written: {_on_one_line(reason)}; "
-            f"{_gibibytes(shutil.disk_usage(folder).free)} GiB are free; the checkpoints before it are whole"
+            f"{_mebibytes(shutil.disk_usage(folder).free)} are free; the checkpoints before it are whole"
         ) from error
     return path
 
@@ -99,12 +99,12 @@ def _check_space(folder: Path) -> None:
     sizes = [path.stat().st_size for path in sorted(folder.glob("step_*.pth"))[-1:]]
     free = shutil.disk_usage(folder).free
     if sizes and free < 1.1 * sizes[0]:
-        need, have = _gibibytes(1.1 * sizes[0]), _gibibytes(free)
-        raise CheckpointError(f"no space for a checkpoint in {folder}: need {need} GiB, have {have} GiB; make room")
+        need, have = _mebibytes(1.1 * sizes[0]), _mebibytes(free)
+        raise CheckpointError(f"no space for a checkpoint in {folder}: need {need}, have {have}; make room")
 
 
-def _gibibytes(size: float) -> str:
-    return f"{size / 2**30:.3g}"
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
 
 
 def _on_one_line(error: BaseException) -> str:

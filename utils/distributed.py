@@ -129,15 +129,19 @@ def _join(world: World, timeout: float) -> World:
 
 
 def _watch(world: World) -> None:
-    """Leave as soon as another rank has told why it failed."""
-    while (code := _told_code(world)) is None:
-        time.sleep(WATCH_SECONDS)
+    """Leave as soon as another rank has told why it failed; look away once the store is gone with its host."""
+    with contextlib.suppress(RuntimeError):
+        while not world.store.check([FAILED]):
+            time.sleep(WATCH_SECONDS)
+    code = _told_code(world)
+    if code is None:
+        return
     time.sleep(WATCH_SECONDS)  # the rank that failed may still be about to print
     os._exit(code)
 
 
 def _told_code(world: World) -> int | None:
-    """The exit code of the rank that told its reason; None if all is well, 0 if the store is gone with its host."""
+    """The exit code of the rank that told its reason, or None."""
     try:
         return int(world.store.get(FAILED)) if world.store.check([FAILED]) else None
     except RuntimeError:
@@ -159,6 +163,7 @@ def fail(world: World | None, error: TrainingError, record: Callable[[], None]) 
         if not alone:
             with contextlib.suppress(RuntimeError):
                 world.store.set(FAILED, str(error.exit_code))
+            time.sleep(2 * WATCH_SECONDS if world.is_first else 0)  # it may host the store that the others watch
     else:
         time.sleep(2 * WATCH_SECONDS)  # torchrun ends all ranks when one leaves: let the other one speak
     os._exit(error.exit_code)
@@ -203,7 +208,7 @@ def broken_connection(world: World, error: RuntimeError) -> DistributedError:
     except RuntimeError as answer:
         if found := re.search(r"[Rr]anks? ([\d, ]+) failed", str(answer)):
             missing = f"rank {found[1].strip()} no longer answers; "
-    reason = str(error).strip().splitlines()[0][:200]
+    reason = re.sub(r"\[[^]]*\]:?\d* ?", "", str(error).strip().splitlines()[0]).partition(". ")[0][:200]
     return DistributedError(f"{missing or 'lost another process; '}run again with --resume auto ({reason})")
 
 

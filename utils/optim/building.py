@@ -8,10 +8,18 @@ from utils.optim.decay import Group
 
 
 def build_optimizer(groups: list[Group], config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer of --opt over these groups; its learning rate is set before each step."""
+    return OPTIMIZERS[config.opt](groups, config)
+
+
+def _sgd(groups: list[Group], config: OptimConfig) -> torch.optim.Optimizer:
     """SGD as torch has it, fused: one pass over the weights, and steps that the device itself can skip."""
     if config.nesterov and not config.momentum:
         raise UsageError("--nesterov needs a momentum above 0, found --momentum 0")
     return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+
+
+OPTIMIZERS = {"sgd": _sgd}
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,0 +1,42 @@
+"""A small real data set for the tests that train: images as folder and as LMDB."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts.generate_lmdb import BuildConfig, generate
+
+CLASSES, TRAIN, VAL, SIDE = 4, 40, 197, 16
+
+
+def _draw(folder: Path, count: int, seed: int) -> None:
+    """`count` images of bright stripes, at an angle that depends on the class, over noise."""
+    draw = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for number in range(count):
+        label = number % CLASSES
+        angle = np.pi * label / CLASSES
+        wave = np.sin(columns * np.cos(angle) + rows * np.sin(angle) + draw.uniform(0, 6))
+        pixels = 128 + 60 * wave[:, :, None] + draw.normal(0, 30, (SIDE, SIDE, 3))
+        path = folder / f"class_{label}" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 training images of 4 classes and 197 for validation, 16 px, as a folder."""
+    folder = tmp_path_factory.mktemp("images")
+    _draw(folder / "train", CLASSES * TRAIN, 0)
+    _draw(folder / "val", VAL, 1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_lmdb(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as an LMDB, made by our own script."""
+    target = tmp_path_factory.mktemp("lmdb") / "lmdb"
+    generate(BuildConfig(image_folder, target, workers=1))
+    return target
