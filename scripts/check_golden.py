@@ -8,19 +8,20 @@ largest error, the tolerance, and ok, wrong, or "not ours yet" with the reason. 
 with --strict also if any is not ours yet and not skipped; 2 if there is nothing to check.
 """
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
+from tyro.conf import Positional, UseAppendAction
+
 from scripts.golden.checkpoints import EXPECTED, check_checkpoint
 from scripts.golden.comparing import Check, NotOursYet
 from scripts.golden.layers import check_layer
 from scripts.golden.models import check_model
 from utils.errors import UsageError
+from utils.script import script
 
 OK, WRONG, NOT_OURS = "ok", "wrong", "not ours yet"
 
@@ -46,35 +47,29 @@ class Outcome:
         return f"{self.name:58} {numbers} {self.verdict}{': ' * bool(self.reason)}{self.reason}"
 
 
-def main(arguments: list[str]) -> int:
+@dataclass(frozen=True)
+class CheckConfig:
+    """Hold our layers and networks against numbers that the ancestors' own code computed."""
+
+    folder: Positional[Path]
+    """holds layers/, models/ and checkpoints/, or some of them"""
+    only: str = "*"
+    """items to check, such as 'pws__*,models/ws__*'"""
+    strict: bool = False
+    """also fail if an item is not ours yet"""
+    skip: UseAppendAction[tuple[str, ...]] = ()
+    """items that --strict lets pass; repeatable"""
+
+
+def check(config: CheckConfig) -> int:
     """Check, print, and return the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        items = find_items(options.folder, options.only)
-    except UsageError as error:
-        print(f"check_golden: {error}", file=sys.stderr)
-        return error.exit_code
+    items = find_items(config.folder, config.only)
     print(f"{'item':58} {'error':>8} {'allowed':>8} verdict")
     outcomes = []
     for path in items:
         outcomes.append(examine(path))
         print(outcomes[-1], flush=True)  # a large network takes a minute
-    return _summary(outcomes, options.strict, options.skip)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="check_golden", description=__doc__.split("\n\n")[0])
-    parser.add_argument("folder", type=Path, help="holds layers/, models/ and checkpoints/, or some of them")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="items to check, such as 'pws__*,models/ws__*'")
-    parser.add_argument("--strict", action="store_true", help="also fail if an item is not ours yet")
-    parser.add_argument(
-        "--skip",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="items that --strict lets pass; repeatable",
-    )
-    return parser
+    return _summary(outcomes, config.strict, list(config.skip))
 
 
 def find_items(folder: Path, only: str) -> list[Path]:
@@ -129,4 +124,4 @@ def _summary(outcomes: list[Outcome], strict: bool, skipped: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    script(CheckConfig, check)

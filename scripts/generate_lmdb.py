@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tqdm import tqdm
 from tyro.conf import arg
 
@@ -23,7 +22,8 @@ if not __package__:  # run as a file, Python looks for modules beside it only
 
 from data.lmdb_writer import build
 from data.stores import check_classes, open_store
-from utils.errors import TrainingError, UsageError
+from utils.errors import UsageError
+from utils.script import script
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,5 @@ def generate(config: BuildConfig) -> None:
         print(open_store(config.output_dir, split).describe())
 
 
-def main() -> int:
-    """Run from the command line; comes back with the exit code."""
-    try:
-        generate(tyro.cli(BuildConfig))
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: stopped by the keyboard; run it again to build the LMDB", file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    script(BuildConfig, generate)

@@ -9,6 +9,7 @@ is the same in both orders, so both sides of an exchange get the same bits.
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -138,6 +139,8 @@ class Replicas:
             self.share = 1 / self.count
             return model
         self.share = 1 / len(self.shards)  # DDP divides by the number of processes itself
+        # Strides along a side of one element mean nothing, but DDP compares them for 1x1 kernels too.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return DistributedDataParallel(model, gradient_as_bucket_view=True, **{BUFFER_BROADCAST: False})
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.check_golden import find_items, main, matches
+from scripts.check_golden import CheckConfig, check, find_items, matches
 from scripts.golden.models import ancestor_state, golden_images
+from utils.script import run_script
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden numbers are not beside this checkout")
@@ -56,7 +57,7 @@ def norm_shapes(name: str, channels: int) -> list[list]:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
-    code = main([str(argument) for argument in arguments])
+    code = run_script(CheckConfig, check, [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out + captured.err
 

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from data.stores import open_store
-from scripts.generate_lmdb import main
+from scripts.generate_lmdb import BuildConfig, generate
 from utils.errors import DataError, TrainingError
+from utils.script import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ class Build:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         with open(self.log, "w", buffering=1) as sys.stderr:
             sys.argv = words
-            sys.exit(main())
+            sys.exit(run_script(BuildConfig, generate, sys.argv[1:]))
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
@@ -132,7 +133,7 @@ def test_faults_end_with_one_line_and_their_code(
     damage(source)
     target = source.parent / "lmdb"
     monkeypatch.setattr(sys, "argv", ["generate_lmdb.py", "--data-dir", str(source), "--output-dir", str(target)])
-    assert main() == code
+    assert run_script(BuildConfig, generate, sys.argv[1:]) == code
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and message in errors and errors.count("\n") == 1
     assert not list(target.glob("*/meta.json"))

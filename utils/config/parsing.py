@@ -1,21 +1,15 @@
-"""From the command line and a TOML recipe to a `Config`, and back to TOML.
+"""From the command line and a TOML recipe to a `Config`, and back to TOML."""
 
-tyro makes the flags and the help, pydantic checks the values; this file turns what either of them finds into one line.
-"""
-
-import contextlib
 import dataclasses
-import io
 import json
-import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import tyro
 from pydantic import ValidationError
 
 from utils.config import Config
+from utils.config.flags import out_of_range, parse_flags
 from utils.errors import UsageError
 from utils.registry import nearest
 
@@ -28,8 +22,6 @@ torchrun --nproc_per_node=8 train_dist.py --model resnet50 --norm pws --data-dir
 --amp                 the same as --precision fp16
 """
 
-FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-OUT_OF_RANGE = re.compile(r"validation errors? for \w+ (\w+)[\w.]* (.*?) \[type=\w+, input_value=(.*), input_type")
 Settings = dict[str, dict[str, object]]
 
 
@@ -40,7 +32,7 @@ def read_config(arguments: Sequence[str], default: Config | None = None) -> tupl
     """
     arguments, recipe, print_only = _take_own_flags(list(arguments))
     default = config_from_settings(_read_recipe(Path(recipe)), recipe, default) if recipe else default or Config()
-    return _parse_flags(arguments, default), print_only
+    return parse_flags(Config, arguments, "train_dist.py", default, DESCRIPTION), print_only
 
 
 def _take_own_flags(arguments: list[str]) -> tuple[list[str], str | None, bool]:
@@ -111,67 +103,7 @@ def _all_fields() -> Iterator[tuple[str, str]]:
 def _first_problem(error: ValidationError) -> str:
     """The first finding of pydantic as `--flag VALUE: reason`."""
     problem = error.errors()[0]
-    field = str(problem["loc"][0]) if problem["loc"] else "?"
-    reason = problem["msg"].replace("Input should be", "must be").replace("Value error, ", "")
-    return f"--{field.replace('_', '-')} {problem['input']}: {reason}"
-
-
-def _parse_flags(arguments: list[str], default: Config) -> Config:
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            config, unknown = tyro.cli(
-                Config,
-                prog="train_dist.py",
-                description=DESCRIPTION,
-                args=arguments,
-                default=default,
-                config=FLAGS,
-                return_unknown_args=True,
-            )
-    except ValidationError as error:
-        raise UsageError(_first_problem(error)) from error
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UsageError(_unboxed(complaint.getvalue())) from stop
-    if unknown:
-        raise UsageError(_unknown_flag(unknown[0]))
-    return config
-
-
-def _unboxed(text: str) -> str:
-    """The first paragraph inside the frame that tyro draws around an error, on one line.
-
-    It holds pydantic's own words where a value is out of range: tyro catches that error before we can.
-    """
-    inside = [line.strip("│ ").strip() for line in text.splitlines() if line.startswith("│")]
-    paragraph = []
-    for line in inside:
-        if set(line) <= {"─", " "}:
-            break
-        paragraph.append(line)
-    line = " ".join(paragraph) or text.strip()
-    if found := OUT_OF_RANGE.search(line):
-        field, reason, value = found.groups()
-        return f"--{field.replace('_', '-')} {value}: {reason.replace('Input should be', 'must be')}"
-    return line
-
-
-def _unknown_flag(flag: str) -> str:
-    if not flag.startswith("-"):
-        return f"unexpected word {flag}; every setting is a flag, --help lists them"
-    name = flag.partition("=")[0]
-    guess = nearest(name, _flag_names())
-    return f"unknown flag {name}; {f'did you mean {guess}?' if guess else '--help lists them'}"
-
-
-def _flag_names() -> list[str]:
-    """Every flag with its aliases, read from the help that tyro makes of the sections."""
-    screen = io.StringIO()
-    with contextlib.redirect_stdout(screen), contextlib.suppress(SystemExit):
-        tyro.cli(Config, prog="", args=["--help"], config=FLAGS)
-    return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", screen.getvalue())) | {"--config", "--print-config", "--amp"})
+    return out_of_range(str(problem["loc"][0]), problem["msg"], problem["input"])
 
 
 def settings_of(config: Config) -> Settings:
