@@ -120,7 +120,8 @@ def test_class_accuracy_adds_up_to_the_whole(trained: Path) -> None:
 
 def test_finished_run_is_left_as_it_is(trained: Path, image_lmdb: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".pth", ".jsonl")}
-    run = launching.run(1, flags(image_lmdb, trained, "--shards", "2", "--class-accuracy", "--resume", "auto"), tmp_path)
+    again = flags(image_lmdb, trained, "--shards", "2", "--class-accuracy", "--resume", "auto")
+    run = launching.run(1, again, tmp_path)
     assert run.codes == [0]
     assert "already complete: 2/2 epochs" in run.text
     assert before == {path.name: path.read_bytes() for path in trained.iterdir() if path.suffix in (".pth", ".jsonl")}

@@ -14,7 +14,7 @@ class ModelConfig:
     """Which network is trained."""
 
     model: Annotated[str, arg(aliases=["--arch", "-a"])] = "resnet50"
-    """network; `python -m scripts.list_models` lists them"""
+    """network, such as resnet50; an unknown name lists them all"""
     norm: str = "bn"
     """normalization: bn, syncbn, gn, in, in_affine, ln, none, ws (with gn), ws_bn, wn, pws"""
     norm_groups: Annotated[int, Field(ge=1)] = 32
