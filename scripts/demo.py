@@ -39,7 +39,7 @@ WANTED = 97.0  # top-1, percent
 KILL_AT = 0.45  # of the run
 PROGRAMS = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
 
-# Digits bear to be shifted by two pixels, but not to be mirrored. With these settings the seeds 0, 1 and 2 reached 98.9,
+# Digits bear to be shifted by two pixels, but not to be mirrored. With these settings seeds 0, 1 and 2 reached 98.9,
 # 99.2 and 98.9 %; without weight decay 97.8 to 99.4 %; lr 0.1 at 64 images, shifted by four pixels, reached 92 %.
 TRAIN = [
     "torchrun --standalone --nproc_per_node=2 train_dist.py --model resnet20 --norm pws",
