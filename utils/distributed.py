@@ -29,6 +29,31 @@ WATCH_SECONDS = 0.5
 PEER_SECONDS = 5.0  # how long survivors look for each other, and for a reason, after a connection broke
 
 
+class Watch:
+    """A thread that leaves as soon as another rank has told why it failed."""
+
+    def __init__(self):
+        self.over = threading.Event()
+
+    def start(self, world: "World") -> None:
+        self.thread = threading.Thread(target=self._look, args=(world,), daemon=True)
+        self.thread.start()
+
+    def _look(self, world: "World") -> None:
+        while not self.over.wait(WATCH_SECONDS):
+            try:
+                if not world.store.check([FAILED]):
+                    continue
+            except RuntimeError:
+                return  # the store is gone with its host
+            os._exit(_told_code(world) or 1)
+
+    def stop(self) -> None:
+        """A thread inside the store while Python ends aborts the process: wait until it is out."""
+        self.over.set()
+        self.thread.join()
+
+
 @dataclass(frozen=True)
 class World:
     """This process among the processes of the run. `control` is a gloo group for flags, barriers and plain objects."""
@@ -39,6 +64,7 @@ class World:
     device: torch.device
     store: dist.Store | None = None
     control: dist.ProcessGroup | None = None
+    watch: Watch | None = None
 
     @property
     def is_first(self) -> bool:
@@ -123,21 +149,9 @@ def _join(world: World, timeout: float) -> World:
         reason = str(error).splitlines()[0]
         who = f"rank {world.rank} of {world.size}"
         raise DistributedError(f"{who} did not meet the others at {where}: {reason}") from error
-    joined = replace(world, store=dist.distributed_c10d._get_default_store(), control=control)
-    threading.Thread(target=_watch, args=(joined,), daemon=True).start()
+    joined = replace(world, store=dist.distributed_c10d._get_default_store(), control=control, watch=Watch())
+    joined.watch.start(joined)
     return joined
-
-
-def _watch(world: World) -> None:
-    """Leave as soon as another rank has told why it failed; look away once the store is gone with its host."""
-    with contextlib.suppress(RuntimeError):
-        while not world.store.check([FAILED]):
-            time.sleep(WATCH_SECONDS)
-    code = _told_code(world)
-    if code is None:
-        return
-    time.sleep(WATCH_SECONDS)  # the rank that failed may still be about to print
-    os._exit(code)
 
 
 def _told_code(world: World) -> int | None:
@@ -251,6 +265,7 @@ def agree(world: World, facts: dict[str, str]) -> None:
 def leave(world: World) -> None:
     """Part from the others at the end of a run."""
     if world.size > 1:
+        world.watch.stop()
         dist.destroy_process_group()
 
 

@@ -176,12 +176,12 @@ class Replicas:
 
     def reduce(self) -> None:
         """Leave the means over all shards in the gradients and the running statistics."""
-        sums = self.moved[0]
-        for values in self.moved[1:]:
-            torch._foreach_add_(sums, values)
-        if self.world.size > 1 and sums:
-            dist.all_reduce(sums[0])
-        self.statistics.set([total / self.count for total in sums])
+        if not self.statistics.moving:
+            return
+        total = sum(values for (values,) in self.moved)
+        if self.world.size > 1:
+            dist.all_reduce(total)
+        self.statistics.set([total / self.count])
 
 
 class ExactReplicas(Replicas):
