@@ -161,6 +161,7 @@ def saved(content: object, **options: object) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", ["pickle", "zip", "legacy", "inside a state"])
 @pytest.mark.parametrize("forced", [False, True])
 def test_malicious_file_is_refused_and_not_executed(
@@ -185,7 +186,9 @@ def test_malicious_file_is_refused_and_not_executed(
 def test_malicious_file_is_not_executed_in_a_process_born_with_the_variable(tmp_path: Path) -> None:
     marker = tmp_path / "executed"
     path = with_manifest(tmp_path / "step_00000001.pth", saved(Evil(marker)))
-    code = f"from pathlib import Path; from utils.checkpoint import load_checkpoint; load_checkpoint(Path({str(path)!r}))"
+    code = (
+        f"from pathlib import Path; from utils.checkpoint import load_checkpoint; load_checkpoint(Path({str(path)!r}))"
+    )
     environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 1
@@ -222,6 +225,7 @@ def test_torchscript_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "is not a checkpoint of this trainer" in refused(with_manifest(tmp_path / "step_00000001.pth", scripted()))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_random_bytes_are_refused_in_one_line(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for number in range(300):
@@ -339,7 +343,7 @@ def test_newest_good_one_is_found_and_the_bad_ones_are_told(tmp_path: Path) -> N
     assert "is damaged" in told
     for path in paths[:2]:
         os.truncate(path, 10)
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is good") as error:
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is good") as error:
         find_newest(tmp_path)
     assert all(path.name in str(error.value) for path in paths)
     assert len(str(error.value).splitlines()) == 1
