@@ -33,6 +33,7 @@ from utils.script import script
 FLAGS = "--model resnet20 --norm bn --img-size 32 --hflip 0 -b 16 --epochs 3 --warmup-epochs 1 --lr 0.05 --device cpu"
 TRICKS = "--model-ema --mixup 0.2 --label-smoothing 0.1 --save-every 4 --log-interval 10 --resume auto"
 PROCESSES = (1, 2, 4)
+TRAINER = Path(__file__).resolve().parents[1] / "train_dist.py"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Storm:
         where = ["--data-dir", str(data), "-j", str(workers), "--output-dir", str(output)]
         with open(self.folder / f"{output.name}.txt", "ab") as log:
             run = subprocess.Popen(
-                [*launcher, "train_dist.py", *FLAGS.split(), *TRICKS.split(), "--shards", "4", *where],
+                [*launcher, str(TRAINER), *FLAGS.split(), *TRICKS.split(), "--shards", "4", *where],
                 stdout=log,
                 stderr=log,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -92,7 +93,7 @@ class Storm:
         output = self.folder / f"killed_{processes}_{number}"
         for _ in range(kills):
             run, turn = self.start(processes, output)
-            moment = self.draw.uniform(0.3, 1.0) * seconds
+            moment = self.draw.uniform(0.15, 0.8) * seconds
             try:
                 if run.wait(moment) == 0:
                     break

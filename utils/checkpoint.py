@@ -171,7 +171,7 @@ def load_checkpoint(path: Path) -> State:
     """The state in a checkpoint of this trainer, its sum checked first. CheckpointError if anything is off."""
     path = path.resolve()  # links such as last.pth have no manifest of their own
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; give a file such as RUN/last.pth, or --resume auto")
+        raise CheckpointError(f"no checkpoint at {path}; give a file such as RUN/last.pth")
     _check_sum(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

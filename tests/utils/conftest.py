@@ -1,24 +1,15 @@
-"""One thread for small tensors, and the golden numbers of the ancestors where they are at hand."""
+"""The golden numbers of the ancestors where they are at hand."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "layers"
 Golden = tuple[dict[str, object], dict[str, NDArray]]
-
-
-@pytest.fixture(autouse=True, scope="package")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
