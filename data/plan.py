@@ -144,9 +144,18 @@ def training_plan(config: DataConfig, seed: int) -> TrainPlan:
     for flag, (low, high) in (("--scale", config.scale), ("--ratio", config.ratio)):
         if low > high:
             raise UsageError(f"{flag} {low:g} {high:g} is empty; give the smaller number first")
+    _refuse_unused(config)
     random_resized = RandomResizedCrop(config.img_size, config.scale, config.ratio)
     crop = PadCrop(config.img_size, config.pad) if _pads(config) else random_resized
     return TrainPlan(seed, crop, config.hflip, config.interpolation)
+
+
+def _refuse_unused(config: DataConfig) -> None:
+    """A flag of the other crop was changed for nothing. UsageError."""
+    crop, others = ("pad", ("scale", "ratio")) if _pads(config) else ("random-resized", ("pad",))
+    for name in others:
+        if getattr(config, name) != getattr(DataConfig(), name):
+            raise UsageError(f"--{name} has no effect on --train-crop {crop}; leave it out, or choose the other crop")
 
 
 def validation_plan(config: DataConfig) -> ValPlan:

@@ -15,9 +15,10 @@ from data.loaders import Data, Split, open_data, open_validation
 from data.order import steps_per_epoch, training_requests
 from models import build_model, gain_parameters, set_data_gains, wants_data_gains
 from utils import distributed
-from utils.averaging import WeightAverage
+from utils.averaging import build_average
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
 from utils.config import Config
+from utils.config.comparing import refuse_unknown
 from utils.config.parsing import config_from_settings, read_config, settings_of
 from utils.distributed import StopSignal, World
 from utils.ending import Ending
@@ -62,7 +63,7 @@ class Network:
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, self.classes)
         self.model = model.to(world.device, self.precision.storage).to(memory_format=torch.channels_last)
-        self.average = WeightAverage(self.model, config.training.model_ema_decay) if config.training.model_ema else None
+        self.average = build_average(self.model, config.training)
         self.normalize = Normalizer(config.data.mean, config.data.std, world.device, self.precision.storage)
         self.folder = folder_of(config)  # where what is measured is written
         self.val_batch_size = config.run.val_batch_size or config.training.batch_size
@@ -107,7 +108,8 @@ class Run:
         history = None
         if world.is_first:
             cut_index_logs(folder, self.position.step)
-            history = History(folder, self.position.step)
+            validated = self.position.step == self.position.epoch * self.steps_per_epoch
+            history = History(folder, self.position.step, validated)
         distributed.barrier(world, "the opening of the logs", config.training.timeout)
         indices = IndexLog(folder, world.rank) if config.run.log_indices else None
         self.report = Report(history, Progress(self.steps, self.steps_per_epoch, self.global_batch), indices)
@@ -208,7 +210,8 @@ def _refuse_mistakes(network: Network, images: int) -> None:
     shards = count_shards(training, network.world.size, None)
     peak = peak_rate(config.optim, shards * training.batch_size)
     build_schedule(config.schedule, peak, steps_per_epoch(images, shards, training.batch_size))
-    build_optimizer(parameter_groups(network.model, [], config.optim), config.optim)
+    build_optimizer(parameter_groups(network.model, gain_parameters(network.model), config.optim), config.optim)
+    refuse_unknown(config.run.resume_allow)
 
 
 def _claim_folder(config: Config, ending: Ending) -> Found | None:

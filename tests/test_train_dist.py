@@ -194,6 +194,11 @@ MISTAKES = [
     (["--num-classes", "3"], 2, ["--num-classes 3", "4 classes"]),
     (["--warmup-epochs", "2"], 2, ["--warmup-epochs 2"]),
     (["--exact", "--shards", "3"], 2, ["power of two"]),
+    (["--milestones", "3"], 2, ["--milestones", "--sched step"]),
+    (["--model-ema-decay", "0.9"], 2, ["--model-ema-decay 0.9", "--model-ema"]),
+    (["--scale", "0.5", "1"], 2, ["--scale", "--train-crop pad"]),
+    (["--alpha-wd", "0.1"], 2, ["--alpha-wd 0.1", "pws"]),
+    (["--resume-allow", "epoch"], 2, ["--resume-allow epoch", "epochs"]),
     (["--evaluate"], 2, ["--resume"]),
     (["--precision", "tf32"], 7, ["tf32"]),
 ]

@@ -5,6 +5,18 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from utils.config import TrainingConfig
+from utils.errors import UsageError
+
+
+def build_average(model: nn.Module, training: TrainingConfig) -> "WeightAverage | None":
+    """What --model-ema asks for."""
+    if training.model_ema:
+        return WeightAverage(model, training.model_ema_decay)
+    if training.model_ema_decay != TrainingConfig().model_ema_decay:
+        raise UsageError(f"--model-ema-decay {training.model_ema_decay:g} has no effect without --model-ema; add it")
+    return None
+
 
 class WeightAverage:
     """average <- decay average + (1 - decay) weights, for parameters and running statistics, in `self.network`."""

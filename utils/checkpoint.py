@@ -9,8 +9,10 @@ the default.
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,10 +20,11 @@ from typing import BinaryIO
 import torch
 
 from utils.errors import CheckpointError
-from utils.files import link_atomically, write_atomically, write_json
+from utils.files import link_atomically, sync_folder, write_atomically, write_json
 
 FORMAT = 1
 NEWEST_KEPT = 2
+STAGED = ".staged"  # whole, and not yet under its name
 STEP_FILE = "step_{:08d}.pth"
 PLAIN = (str, int, float, bool, type(None))
 State = dict[str, object]
@@ -59,7 +62,18 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
     """Write the state as the checkpoint of `step`. CheckpointError if the disk does not take it; none is lost then."""
     _check_plain(state, "state")
     path = folder / STEP_FILE.format(step)
-    _check_space(folder)
+    try:
+        _check_space(folder)
+        _write(path, step, state)
+        link_atomically(folder / "last.pth", path)
+    except (OSError, RuntimeError) as error:
+        raise _unwritten(path, error) from error
+    return path
+
+
+def _write(path: Path, step: int, state: State) -> None:
+    """Both files are on the disk under other names before the first of them is moved: where the step was saved before,
+    a full disk leaves that checkpoint as it is."""
     manifest: dict[str, object] = {"format": FORMAT, "step": step}
 
     def write(file: BinaryIO) -> None:
@@ -67,30 +81,37 @@ def save_checkpoint(folder: Path, step: int, state: State) -> Path:
         torch.save(state, hashing)  # through an object: a path would be stored in the file
         manifest.update(size=hashing.size, sha256=hashing.sum.hexdigest())
 
+    staged, staged_manifest = path.with_name(f"{path.name}{STAGED}"), path.with_name(f"{path.stem}.json{STAGED}")
     try:
-        manifest_of(path).unlink(missing_ok=True)
-        write_atomically(path, write)
-        write_json(manifest_of(path), manifest)
-        link_atomically(folder / "last.pth", path)
-    except (OSError, RuntimeError) as error:
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise CheckpointError(
-            f"checkpoint {path} could not be written: {_on_one_line(reason)}; "
-            f"{_mebibytes(shutil.disk_usage(folder).free)} are free; the checkpoints before it are whole"
-        ) from error
-    return path
+        write_atomically(staged, write)
+        write_json(staged_manifest, manifest)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    manifest_of(path).unlink(missing_ok=True)
+    os.replace(staged, path)
+    sync_folder(path.parent)
+    os.replace(staged_manifest, manifest_of(path))
+    sync_folder(path.parent)
+
+
+def _unwritten(path: Path, error: Exception) -> CheckpointError:
+    reason = error.__context__ if isinstance(error.__context__, OSError) else error  # torch hides the disk's words
+    free = _mebibytes(shutil.disk_usage(path.parent).free)
+    words = f"{path} could not be written: {_on_one_line(reason)}; {free} are free; the checkpoints before it are whole"
+    return CheckpointError(words)
 
 
 def _check_plain(value: object, where: str) -> None:
     """TypeError for what weights_only would refuse to load, at the first save and not at the first resume."""
-    if isinstance(value, dict):
+    if type(value) in (dict, OrderedDict):
         for key, part in value.items():
             _check_plain(key, where)
             _check_plain(part, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
+    elif type(value) in (list, tuple):
         for part in value:
             _check_plain(part, where)
-    elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
+    elif type(value) not in (*PLAIN, torch.Tensor, torch.nn.Parameter):
         raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint must not hold")
 
 
@@ -129,6 +150,8 @@ class Keeper:
             prune(self.folder)
         except CheckpointError as error:
             self.failed = error
+        except OSError as error:
+            self.failed = _unwritten(self.folder / "best.pth", error)
         else:
             self.failed = None
 
@@ -141,7 +164,8 @@ def prune(folder: Path) -> None:
         if path.name not in kept:
             manifest_of(path).unlink()
             path.unlink()
-    for leftover in folder.glob("*.tmp"):
+    halves = [path for path in folder.glob("step_*.pth") if not manifest_of(path).exists()]
+    for leftover in (*halves, *folder.glob("*.tmp"), *folder.glob(f"*{STAGED}")):
         leftover.unlink()
 
 
@@ -188,7 +212,7 @@ def _check_sum(path: Path) -> None:
     try:
         manifest = json.loads(manifest_of(path).read_text())
         size, wanted = manifest["size"], manifest["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has no readable manifest {manifest_of(path).name}; use another one") from error
     if path.stat().st_size != size:
         raise CheckpointError(f"{path} is damaged: it has {path.stat().st_size} bytes, {size} were written")

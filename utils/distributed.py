@@ -92,6 +92,8 @@ def _place() -> tuple[int, int, int]:
         rank, size, local_rank = (int(os.environ[name]) for name in names[:3])
     except ValueError as error:
         raise UsageError(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}") from error
+    if not 0 <= rank < size or local_rank < 0:
+        raise UsageError(f"RANK {rank} and LOCAL_RANK {local_rank} do not fit WORLD_SIZE {size}; start with torchrun")
     return rank, size, local_rank
 
 
@@ -109,9 +111,9 @@ def _environment_from_slurm() -> None:
 
 
 def first_node(nodes: str) -> str:
-    """The first host of SLURM's compressed list: `gpu[03-05,9],login` is `gpu03`."""
-    head, bracket, rest = re.match(r"([^,\[]*)(\[?)(.*)", nodes).groups()
-    return head + re.split(r"[-,\]]", rest)[0] if bracket else head
+    """The first host of SLURM's compressed list: `gpu[03-05,9]-ib,login` is `gpu03-ib`."""
+    first_of_each = re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes)
+    return first_of_each.split(",")[0]
 
 
 def _device(wanted: str, local_rank: int) -> torch.device:

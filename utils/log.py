@@ -25,9 +25,11 @@ ERASE = "\r\x1b[2K"  # a terminal's current line
 class History:
     """The numbers of a run, by step."""
 
-    def __init__(self, folder: Path, resumed_step: int):
+    def __init__(self, folder: Path, resumed_step: int, validated: bool = True):
+        """Keep what was told up to `resumed_step`; its validation only if the checkpoint is of after it."""
         self.path = folder / "metrics.jsonl"
         kept = [line for line in read_history(folder) if line["step"] <= resumed_step] if resumed_step else []
+        kept = [line for line in kept if validated or line["step"] < resumed_step or "val/top1" not in line]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(self.path, lambda file: file.write(text.encode()))
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)

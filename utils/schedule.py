@@ -10,6 +10,7 @@ from collections.abc import Callable
 from utils.config import OptimConfig, ScheduleConfig
 from utils.errors import UsageError
 
+UNSET = ScheduleConfig()
 BASE_BATCH = 256  # images per --lr-base (Goyal et al. 2017, arXiv 1706.02677)
 
 
@@ -55,6 +56,10 @@ def _check(config: ScheduleConfig) -> None:
         raise UsageError(
             f"--warmup-epochs {config.warmup_epochs:g} leaves nothing of --epochs {config.epochs}; make it smaller"
         )
+    if config.warmup_lr and not config.warmup_epochs:
+        raise UsageError(f"--warmup-lr {config.warmup_lr:g} has no effect without --warmup-epochs; leave it out")
+    if config.sched != "step" and (config.milestones, config.gamma) != (UNSET.milestones, UNSET.gamma):
+        raise UsageError(f"--milestones and --gamma belong to --sched step, not {config.sched}; leave them out")
     if config.sched == "cosine" and config.decay_from == "start" and config.warmup_epochs == 0:
         raise UsageError("--decay-from start changes nothing without a warm-up; leave it out")
     if config.sched != "cosine" and (config.min_lr or config.decay_from != "warmup"):

@@ -117,7 +117,8 @@ def numerics() -> Settings:
 def changed_numerics(saved: Facts) -> str:
     """What differs from when a checkpoint was written, as words; empty if nothing does."""
     now, then = numerics(), saved["numerics"]
-    return ", ".join(f"{name} was {then[name]}, is {now[name]}" for name in now if then.get(name) != now[name])
+    known = {name: then.get(name, "unknown") for name in now}
+    return ", ".join(f"{name} was {known[name]}, is {now[name]}" for name in now if known[name] != now[name])
 
 
 def compared_among_ranks(identity: Identity, world: World) -> dict[str, str]:

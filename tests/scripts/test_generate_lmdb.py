@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,10 @@ class Build:
 
 def wait_for(path: Path, size: int, build: Build) -> None:
     """Wait until `path` has `size` bytes or the build has ended."""
-    while build.process.is_alive() and not (path.exists() and path.stat().st_size >= size):
+    while build.process.is_alive():
+        with suppress(FileNotFoundError):  # a rerun removes what the killed one left
+            if path.stat().st_size >= size:
+                return
         time.sleep(0.002)
 
 

@@ -32,10 +32,19 @@ def decays(model: nn.Module, optim: OptimConfig) -> dict[str, float]:
     return dict(found)
 
 
+def alpha_decay(norm: str) -> float:
+    return 2e-5 if norm == "pws" else 0.0
+
+
+def test_decay_of_gains_that_are_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="--alpha-wd 2e-05 has no effect"):
+        decays(network("bn"), OptimConfig(alpha_wd=2e-5))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_parameter_is_lost_or_doubled(norm: str) -> None:
     model = network(norm)
-    optim = OptimConfig(weight_decay=3e-4, alpha_wd=2e-5, no_wd_bias=True)
+    optim = OptimConfig(weight_decay=3e-4, alpha_wd=alpha_decay(norm), no_wd_bias=True)
     assert decays(model, optim).keys() == dict(model.named_parameters()).keys()
     assert all(group["params"] for group in parameter_groups(model, gain_parameters(model), optim))
 
@@ -43,7 +52,8 @@ def test_no_parameter_is_lost_or_doubled(norm: str) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("no_wd_bias", [False, True])
 def test_weights_decay_and_flat_ones_only_if_asked(norm: str, no_wd_bias: bool) -> None:
-    found = decays(network(norm), OptimConfig(weight_decay=3e-4, alpha_wd=2e-5, no_wd_bias=no_wd_bias))
+    optim = OptimConfig(weight_decay=3e-4, alpha_wd=alpha_decay(norm), no_wd_bias=no_wd_bias)
+    found = decays(network(norm), optim)
     # Here, where the networks are known, by name: kernels are .weight of a conv, fc or shortcut.
     for name, decay in found.items():
         layer, _, kind = name.rpartition(".")

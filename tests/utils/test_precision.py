@@ -137,7 +137,6 @@ def test_skipped_step_is_as_if_it_had_not_been(precision: str) -> None:
         )
 
 
-@pytest.mark.xfail(strict=True, reason="building.py: torch leaves the momentum of a skipped first step uninitialized")
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 def test_skipped_first_step_is_as_if_it_had_not_been(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty_like", lambda like, **options: torch.full_like(like, 777.0))  # what memory holds

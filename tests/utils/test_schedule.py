@@ -68,7 +68,8 @@ def test_every_epoch_is_insights_fast_trainers(sched: str, golden: Golden) -> No
     meta, arrays = golden("pi__adjust_learning_rate_epoch")
     given, steps = meta["args"], 7
     common = {"epochs": given["epochs"], "warmup_epochs": given["warmup"], "sched_per_epoch": True, "sched": sched}
-    own = {"decay_from": "start"} if sched == "cosine" else {"milestones": given["schedule"], "gamma": given["gamma"]}
+    steps_down = {"milestones": tuple(given["schedule"]), "gamma": given["gamma"]}
+    own = {"decay_from": "start"} if sched == "cosine" else steps_down
     rate = build_schedule(ScheduleConfig(**common, **own), given["lr"], steps)
     expected = arrays["out.lr_cos" if sched == "cosine" else "out.lr_step"].repeat(steps)
     np.testing.assert_allclose([rate(step) for step in range(expected.size)], expected, rtol=1e-9, atol=1e-10)
@@ -131,3 +132,19 @@ def test_schedules_that_cannot_be_are_refused(config: ScheduleConfig, message: s
 def test_two_rates_exclude_each_other() -> None:
     with pytest.raises(UsageError, match=r"--lr 0.1 and --lr-base 0.2 exclude each other"):
         peak_rate(OptimConfig(lr=0.1, lr_base=0.2), 256)
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        {"milestones": (3,)},
+        {"gamma": 0.5},
+        {"warmup_epochs": 0.0, "warmup_lr": 0.1},
+        {"sched": "step", "min_lr": 0.1},
+        {"sched": "step", "decay_from": "start"},
+    ],
+    ids=str,
+)
+def test_setting_that_changes_nothing_is_refused(unused: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"leave|belong"):
+        build_schedule(ScheduleConfig(**unused), 0.1, 10)

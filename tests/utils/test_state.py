@@ -157,7 +157,6 @@ def test_changes_of_what_bits_depend_on_are_told(monkeypatch: pytest.MonkeyPatch
     assert all(type(value) is str for value in numerics().values())
 
 
-@pytest.mark.xfail(strict=True, reason="changed_numerics: KeyError in its own message; an old name is not there")
 def test_numerics_of_an_older_checkpoint_may_lack_a_name() -> None:
     older = {"numerics": {name: value for name, value in numerics().items() if name != "threads"}}
     assert "threads" in changed_numerics(older)

@@ -1,7 +1,11 @@
 """Which settings a resumed run may change, and which it changed without leave."""
 
+from collections.abc import Iterable
+
 from utils.config import Config
 from utils.config.parsing import Settings, settings_of
+from utils.errors import UsageError
+from utils.registry import nearest
 
 # Without effect on the weights that come out. Shards, grad_accum_steps and data_dir are compared by what they stand
 # for: V, and the data set's fingerprint.
@@ -10,6 +14,14 @@ VALIDATION = ("val_resize", "val_crop", "val_batch_size", "val_interval", "evalu
 WHAT_IS_TOLD = ("output_dir", "save_every", "keep_epochs", "log_interval", "log_indices", "debug")
 RESUMING = ("resume", "resume_allow")
 MAY_CHANGE = frozenset(THE_MACHINE + VALIDATION + WHAT_IS_TOLD + RESUMING)
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """UsageError for a name in --resume-allow that is no setting."""
+    known = {"shards", "data"} | {name for section in settings_of(Config()).values() for name in section}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--resume-allow {name}: there is no such setting; did you mean {nearest(name, known)}?")
 
 
 def changed_settings(saved: Settings, config: Config) -> dict[str, tuple[object, object]]:

@@ -64,7 +64,8 @@ def _unboxed(text: str) -> str:
 
 def out_of_range(field: str, reason: str, value: object) -> str:
     """A value that pydantic refused, as the user knows it."""
-    return f"--{field.replace('_', '-')} {value}: {reason.replace('Input should be', 'must be')}"
+    line = f"--{field.replace('_', '-')} {value}: {reason.replace('Input should be', 'must be')}"
+    return " ".join(line.split())
 
 
 def _unknown(kind: type, word: str, more: str) -> str:

@@ -60,8 +60,8 @@ def _read_recipe(path: Path) -> Settings:
             return tomllib.load(file)
     except OSError as error:
         raise UsageError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"recipe {path} is not TOML: {error}") from error
+    except ValueError as error:  # TOML's own, and that of bytes that are no UTF-8
+        raise UsageError(f"recipe {path} is not TOML: {' '.join(str(error).split())}") from error
 
 
 def config_from_settings(settings: Settings, where: str, default: Config | None = None) -> Config:
@@ -73,7 +73,7 @@ def config_from_settings(settings: Settings, where: str, default: Config | None 
         if name not in sections or not isinstance(values, dict):
             raise UsageError(f"{where}: {_unknown_key(name)}")
         fields = {field.name for field in dataclasses.fields(sections[name])}
-        values = {key.replace("-", "_"): value for key, value in values.items()}
+        values = {key.replace("-", "_"): _as_tuple(value) for key, value in values.items()}
         for key in values:
             if key not in fields:
                 raise UsageError(f"{where}: {_unknown_key(key, name)}")
@@ -82,6 +82,10 @@ def config_from_settings(settings: Settings, where: str, default: Config | None 
         except ValidationError as error:
             raise UsageError(f"{where}: [{name}] {_first_problem(error)}") from error
     return dataclasses.replace(default or Config(), **parts)
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _unknown_key(key: str, section: str | None = None) -> str:
@@ -116,6 +120,11 @@ def as_toml(config: Config) -> str:
     lines = []
     for section, values in settings_of(config).items():
         lines.append(f"[{section}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
         lines.append("")
     return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    """JSON is TOML for these values, but for two things: surrogate pairs, and the bare character 127."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -16,7 +16,11 @@ def _sgd(groups: list[Group], config: OptimConfig) -> torch.optim.Optimizer:
     """SGD as torch has it, fused: one pass over the weights, and steps that the device itself can skip."""
     if config.nesterov and not config.momentum:
         raise UsageError("--nesterov needs a momentum above 0, found --momentum 0")
-    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    if config.momentum:  # torch would leave it uninitialized where the first step is skipped, as fp16's often is
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 OPTIMIZERS = {"sgd": _sgd}

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from utils.config import OptimConfig
+from utils.errors import UsageError
 
 Group = dict[str, list[Tensor] | float]
 
@@ -15,6 +16,8 @@ Group = dict[str, list[Tensor] | float]
 def parameter_groups(model: nn.Module, gains: Iterable[nn.Parameter], optim: OptimConfig) -> list[Group]:
     """Groups for the optimizer: weights, biases and norms, and `gains`, the alphas of PWS; empty ones are left out."""
     alphas = list(gains)
+    if optim.alpha_wd and not alphas:
+        raise UsageError(f"--alpha-wd {optim.alpha_wd:g} has no effect: the network has no pws gains; leave it out")
     known = {id(alpha) for alpha in alphas}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     flat_decay = 0.0 if optim.no_wd_bias else optim.weight_decay
