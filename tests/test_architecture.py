@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils.config import Config
+from utils.config.parsing import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("models", "data", "utils", "scripts")
@@ -117,3 +118,9 @@ def test_a_section_of_flags_is_read_on_one_floor(section: str) -> None:
     users = [path for path in FILES if any(name.endswith(f".{section}") for name in imports(path))]
     floors = {path.relative_to(ROOT).parts[0] for path in users if "config" not in path.parts}
     assert floors - {"scripts"} == {READERS[section]}
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=label)
+def test_every_recipe_is_made_of_settings_that_exist(recipe: Path) -> None:
+    config, _ = read_config(["--config", str(recipe)])
+    assert config != Config()

@@ -19,6 +19,8 @@ from utils.distributed import World
 from utils.errors import EnvironmentFault, StopRequested, TrainingError
 from utils.files import write_json
 
+SAVING_SECONDS = 600.0  # that ranks wait for the first one's last checkpoint
+
 
 @dataclass
 class Ending:
@@ -61,10 +63,12 @@ def one_ending(debug: bool) -> Iterator[Ending]:
 
 
 def _stop(ending: Ending, stop: StopRequested) -> None:
-    """All ranks have agreed on this end: each leaves by itself, the first one tells."""
+    """All ranks have agreed on this end: the first one tells, and each leaves by itself once the first has saved."""
     if ending.world.is_first:
         ending.status("stopped", stop.exit_code, str(stop))
         distributed.write_line(f"stopped: {stop}", sys.stderr.fileno())
+    with contextlib.suppress(RuntimeError, TrainingError):
+        distributed.barrier(ending.world, "the end", SAVING_SECONDS)  # torchrun ends all ranks when one leaves
     distributed.leave(ending.world)
     sys.stdout.flush()
     os._exit(stop.exit_code)
