@@ -91,10 +91,10 @@ def _start(
             prefetch_factor=PREFETCH if workers else None,
             generator=torch.Generator(),  # it draws a seed, which must not come from the network's generator
         )
-    # torch's handler would raise a worker's death anywhere in the training step; waiting for a result finds it too.
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGCHLD) if in_main else None
-    results = iter(loader)
+        # torch's handler would raise a worker's death anywhere in the training step; waiting for a result finds it too.
+        in_main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGCHLD) if in_main else None
+        results = iter(loader)
     if before is not None:
         signal.signal(signal.SIGCHLD, before)
     return results

@@ -7,12 +7,13 @@ from torch import nn
 
 from models.layers import Layers
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
+from models.layers.sync import SyncBatchNorm2d
 from models.resnet import RESNETS
 from utils.config.model import ModelConfig
 from utils.errors import UsageError
 from utils.registry import choose
 
-__all__ = ["build_model", "gain_parameters", "model_names", "set_data_gains", "wants_data_gains"]
+__all__ = ["build_model", "gain_parameters", "model_names", "refuse_unsynced", "set_data_gains", "wants_data_gains"]
 
 
 class Network(Protocol):
@@ -46,6 +47,15 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
             "residual branch that ends with a gain; leave it out, or choose another norm or order"
         )
     return model
+
+
+def refuse_unsynced(model: nn.Module, shards: int, processes: int) -> None:
+    """UsageError if batch norm is to be over all shards, but a process carries several of them one after the other."""
+    if shards != processes and any(isinstance(module, SyncBatchNorm2d) for module in model.modules()):
+        raise UsageError(
+            f"--norm syncbn needs as many processes as shards, found {processes} and {shards}; "
+            f"start {shards} processes, or use --norm bn"
+        )
 
 
 def _refuse_unused(config: ModelConfig, used: set[str]) -> None:

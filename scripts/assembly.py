@@ -13,7 +13,7 @@ import torch
 from data.batches import Batch, Normalizer
 from data.loaders import Data, Split, open_data, open_validation
 from data.order import steps_per_epoch, training_requests
-from models import build_model, gain_parameters, set_data_gains, wants_data_gains
+from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
 from utils import distributed
 from utils.averaging import build_average
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
@@ -195,6 +195,7 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     _refuse_mistakes(network, len(data.train.store))
     found = _claim_folder(config, ending)
     shards = count_shards(training, world.size, found.state["shards"] if found else None)
+    refuse_unsynced(network.model, shards, world.size)  # V may be the checkpoint's
     identity = Identity(config, shards, data.train.store.identity())
     distributed.agree(world, compared_among_ranks(identity, world))
     run = Run(network, data.train, identity, ending, found)
@@ -208,6 +209,7 @@ def _refuse_mistakes(network: Network, images: int) -> None:
     """What else is wrong with the settings is found before a folder is made for nothing."""
     config, training = network.config, network.config.training
     shards = count_shards(training, network.world.size, None)
+    refuse_unsynced(network.model, shards, network.world.size)
     peak = peak_rate(config.optim, shards * training.batch_size)
     build_schedule(config.schedule, peak, steps_per_epoch(images, shards, training.batch_size))
     build_optimizer(parameter_groups(network.model, gain_parameters(network.model), config.optim), config.optim)

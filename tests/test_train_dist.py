@@ -110,6 +110,18 @@ def test_evaluation_counts_each_image_once_and_equals_the_logged_number(
     assert "(197 images)" in run.text
 
 
+def test_shards_come_from_the_checkpoint_and_more_loaders_than_cores_are_no_news(
+    image_lmdb: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    run = launching.start(2, flags(image_lmdb, output, "--save-every", "1"), tmp_path)
+    run.kill_when(lambda: steps_saved(output) >= 3)
+    run = launching.run(1, flags(image_lmdb, output, "--resume", "auto", "-j", "3"), tmp_path)
+    assert run.codes == [0]
+    assert "2 shards of 8 images on 1 processes" in run.text
+    assert "Warning" not in run.text
+
+
 def test_class_accuracy_adds_up_to_the_whole(trained: Path) -> None:
     rows = [line.split("\t") for line in (trained / "class_accuracy.tsv").read_text().splitlines()[1:]]
     images, correct = sum(int(row[1]) for row in rows), sum(int(row[2]) for row in rows)
@@ -194,6 +206,7 @@ MISTAKES = [
     (["--num-classes", "3"], 2, ["--num-classes 3", "4 classes"]),
     (["--warmup-epochs", "2"], 2, ["--warmup-epochs 2"]),
     (["--exact", "--shards", "3"], 2, ["power of two"]),
+    (["--norm", "syncbn", "--shards", "2"], 2, ["--norm syncbn", "found 1 and 2"]),
     (["--milestones", "3"], 2, ["--milestones", "--sched step"]),
     (["--model-ema-decay", "0.9"], 2, ["--model-ema-decay 0.9", "--model-ema"]),
     (["--scale", "0.5", "1"], 2, ["--scale", "--train-crop pad"]),
