@@ -11,11 +11,15 @@ Channels = tuple[float, float, float]  # red, green, blue
 
 
 class Batch(NamedTuple):
-    """Images as a loader makes them: uint8 pixels, labels, and the numbers of the images in the store."""
+    """Images as a loader makes them: uint8 pixels, labels, and the numbers of the images in the store.
+
+    `bad` are the numbers of images that could not be shown: replaced by others in training, left out in validation.
+    """
 
     images: torch.Tensor  # (n, side, side, 3) uint8
     labels: torch.Tensor  # (n,) int64
     indices: torch.Tensor  # (n,) int64
+    bad: torch.Tensor  # (k,) int64
 
 
 class Loader(Protocol):
@@ -23,6 +27,9 @@ class Loader(Protocol):
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """A batch for each request, in order. `requests` is asked for a few at a time, so it may be very long."""
+
+    def describe(self) -> str:
+        """One line for the log."""
 
 
 class Normalizer:

@@ -21,18 +21,13 @@ class Datum(NamedTuple):
 
 def encode(datum: Datum) -> bytes:
     """The record that holds `datum`, with three channels and encoded = true."""
-    return b"".join(
-        [
-            _field(CHANNELS, 3),
-            _field(HEIGHT, datum.height),
-            _field(WIDTH, datum.width),
-            _varint(DATA << 3 | BYTES),
-            _varint(len(datum.data)),
-            datum.data,
-            _field(LABEL, datum.label),
-            _field(ENCODED, 1),
-        ]
-    )
+    head = _head(datum.height, datum.width, len(datum.data))
+    return b"".join([head, datum.data, _field(LABEL, datum.label), _field(ENCODED, 1)])
+
+
+def prefix(height: int, width: int, length: int) -> int:
+    """How many bytes of a record that `encode` made come before the image's own `length` bytes."""
+    return len(_head(height, width, length))
 
 
 def decode(record: bytes | memoryview) -> Datum:
@@ -52,6 +47,11 @@ def decode(record: bytes | memoryview) -> Datum:
     if numbers.get(ENCODED) != 1 or not numbers.keys() >= {HEIGHT, WIDTH, LABEL}:
         raise ValueError(f"fields {sorted(numbers)} are not those of an encoded image")
     return Datum(numbers[HEIGHT], numbers[WIDTH], numbers[LABEL], data)
+
+
+def _head(height: int, width: int, length: int) -> bytes:
+    fields = _field(CHANNELS, 3) + _field(HEIGHT, height) + _field(WIDTH, width)
+    return fields + _varint(DATA << 3 | BYTES) + _varint(length)
 
 
 def _field(number: int, value: int) -> bytes:

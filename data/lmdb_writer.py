@@ -31,6 +31,7 @@ from data.lmdb_format import (
     write_index,
     write_meta,
 )
+from data.lmdb_pages import places
 from data.pixels import decode, probe
 from data.stores import Store
 from data.workers import in_order
@@ -84,8 +85,17 @@ def write_split(
             _put(environment, chunk)
             progress(len(chunk.rows))
         environment.sync(True)
+    _locate(folder / DATA, index)
     write_index(folder, index)
-    return Meta(VERSION, len(store), store.classes, store.identity()["listing"], fingerprint(store.classes, index))
+    listing = store.identity()["listing"]
+    size = os.path.getsize(folder / DATA)
+    return Meta(VERSION, len(store), size, store.classes, listing, fingerprint(store.classes, index))
+
+
+def _locate(path: Path, index: NDArray[np.void]) -> None:
+    """Note in `index` where in the file at `path` the bytes of each image begin."""
+    for row, place in zip(index, places(path), strict=True):
+        row["offset"] = place.offset + datum.prefix(int(row["height"]), int(row["width"]), int(row["bytes"]))
 
 
 def _put(environment: lmdb.Environment, chunk: Chunk) -> None:
@@ -109,7 +119,7 @@ def check(store: Store, first: int) -> Chunk:
         encoded, name, label = store.read(number), store.name(number), int(store.labels[number])
         image = probe(encoded, name)
         decode(image, name)
-        rows[row] = (label, len(encoded), image.width, image.height, zlib.crc32(encoded))
+        rows[row] = (label, len(encoded), image.width, image.height, zlib.crc32(encoded), 0)
         records.append(datum.encode(datum.Datum(image.height, image.width, label, encoded)))
     return Chunk(first, rows, records)
 

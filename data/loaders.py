@@ -1,16 +1,28 @@
 """The store and the engine of each split, as the settings ask for them."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from data.batches import Loader
-from data.plan import training_plan, validation_plan
+from data.dali_loader import DaliLoader
+from data.native_loader import NativeLoader, is_built
+from data.plan import Plan, training_plan, validation_plan
+from data.source import Source
 from data.stores import Store, check_classes, open_store
 from data.synthetic import SyntheticLoader, SyntheticStore
 from data.torch_loader import TorchLoader
 from utils.config.data import DataConfig
 from utils.errors import UsageError
 
+# Each engine from a source and the number of its threads, or processes.
+ENGINES: dict[str, Callable[[Source, int], Loader]] = {
+    "native": NativeLoader,
+    "torch": TorchLoader,
+    "dali-cpu": lambda source, threads: DaliLoader(source, threads, device_id=None),
+    "dali-gpu": lambda source, threads: DaliLoader(source, threads, int(os.environ.get("LOCAL_RANK", 0))),
+}
 VALIDATION_SHARE = 10  # synthetic: training images for each one of validation
 
 
@@ -40,8 +52,7 @@ def open_training(config: DataConfig, seed: int) -> Split:
     plan = training_plan(config, seed)
     if config.loader == "synthetic":
         return _synthetic(config, seed, config.synthetic_images, plan.side)
-    store = open_store(_folder(config), "train")
-    return Split(store, TorchLoader(store, plan, config.workers))
+    return _real(config, open_store(_folder(config), "train"), plan)
 
 
 def open_validation(config: DataConfig, seed: int) -> Split:
@@ -49,8 +60,27 @@ def open_validation(config: DataConfig, seed: int) -> Split:
     plan = validation_plan(config)
     if config.loader == "synthetic":
         return _synthetic(config, seed + 1, -(-config.synthetic_images // VALIDATION_SHARE), plan.side)
-    store = open_store(_folder(config), "val")
-    return Split(store, TorchLoader(store, plan, config.workers))
+    return _real(config, open_store(_folder(config), "val"), plan)
+
+
+def engine(config: DataConfig) -> str:
+    """The engine that --loader asks for."""
+    if config.loader == "auto":
+        return "native" if is_built() else "torch"
+    return config.loader
+
+
+def _real(config: DataConfig, store: Store, plan: Plan) -> Split:
+    source = Source(store, plan, config.on_bad_image == "skip")
+    return Split(store, ENGINES[engine(config)](source, _threads(config)))
+
+
+def _threads(config: DataConfig) -> int:
+    """--workers, or this process's share of the machine's cores."""
+    if config.workers is not None:
+        return config.workers
+    processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
+    return max(1, len(os.sched_getaffinity(0)) // int(processes))
 
 
 def _synthetic(config: DataConfig, seed: int, count: int, side: int) -> Split:

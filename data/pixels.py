@@ -3,8 +3,9 @@
 One treatment for every file, whatever its name says: JPEG, PNG, WEBP, GIF, BMP, TIFF and PPM are told by their first
 bytes; of several frames the first is taken; greyscale is replicated, CMYK and YCCK are converted, palettes are looked
 up, transparency is dropped without blending, the orientation that a camera noted (EXIF) is ignored. Refused are images
-with more than 8 bits a channel, images of more than MAX_PIXELS (from the header, before anything is decoded) and
-whatever Pillow cannot decode to the end.
+with more than 8 bits a channel, images of more than MAX_PIXELS and JPEGs without their end (see `data.header`), and
+whatever Pillow cannot decode to the end. This is the verdict of every engine: what another decoder does not take as a
+matter of course is decoded here.
 """
 
 import io
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from data.header import read_jpeg_header, refuse_bombs
 from data.plan import Views
 from utils.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-MAX_PIXELS = 178_956_970  # Pillow's own bound for decompression bombs, 512 MiB of RGB
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -27,8 +28,7 @@ def probe(encoded: bytes, name: str) -> Image.Image:
 
     DataError, naming the image by `name`, if it is none, is too large or is deeper than 8 bits a channel.
     """
-    if not encoded:
-        raise DataError(f"{name} is empty (0 bytes); replace the file")
+    read_jpeg_header(encoded, name)
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         deep = _is_deep(image)
@@ -37,8 +37,7 @@ def probe(encoded: bytes, name: str) -> Image.Image:
         raise DataError(f"{name} is no image but {found}; expected {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's plugins raise a dozen types on damaged bytes
         raise DataError(f"{name} cannot be read: {_reason(error)}; replace or remove the file") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}; remove the file")
+    refuse_bombs(image.width, image.height, name)
     if deep:
         raise DataError(f"{name} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
     return image

@@ -13,8 +13,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from data.lmdb_format import DATA, INDEX, META, REBUILD, UNFINISHED, foreign
-from data.lmdb_store import LmdbStore
+from data.lmdb_format import DATA, INDEX, META, UNFINISHED, foreign
+from data.lmdb_pages import REBUILD
+from data.lmdb_store import Extents, LmdbStore
 from utils.errors import DataError, UsageError
 
 SPLITS = {"train": ("train",), "val": ("val", "test")}  # folders in which a split may lie, the best first
@@ -36,6 +37,9 @@ class Store(Protocol):
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image. DataError if they cannot be had."""
+
+    def extents(self, indices: NDArray[np.int64]) -> Extents | None:
+        """Where the bytes of the images `indices` (n,) lie, or None if they are not all in one file."""
 
     def name(self, index: int) -> str:
         """How an error names an image: its path, or its LMDB record."""
@@ -81,6 +85,9 @@ class FolderStore:
                 return file.read()
         except OSError as error:
             raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
+
+    def extents(self, indices: NDArray[np.int64]) -> None:
+        """There are none: every image is a file of its own."""
 
     def name(self, index: int) -> str:
         """The path of one file."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data.batches import Batch
 from data.order import Request
@@ -12,6 +13,7 @@ from utils.errors import UsageError
 from utils.randomness import SYNTHETIC, generator
 
 POOL = 64  # different images; more would only fill memory
+NONE = torch.empty(0, dtype=torch.int64)
 
 
 class SyntheticStore:
@@ -28,6 +30,9 @@ class SyntheticStore:
     def read(self, index: int) -> bytes:
         """There is nothing to read."""
         raise UsageError(f"{self.name(index)} has no file; synthetic images go with --loader synthetic only")
+
+    def extents(self, indices: NDArray[np.int64]) -> None:
+        """There are none."""
 
     def name(self, index: int) -> str:
         """How an error names an image."""
@@ -51,9 +56,13 @@ class SyntheticLoader:
         pool = generator(seed, SYNTHETIC, 1).integers(256, size=(POOL, side, side, 3), dtype=np.uint8)
         self._pool = torch.from_numpy(pool)
 
+    def describe(self) -> str:
+        """One line for the log."""
+        return f"synthetic, {POOL} images again and again"
+
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """A batch for each request, in order."""
         for request in requests:
             indices = torch.from_numpy(request.indices)
             labels = torch.from_numpy(self._labels[request.indices].astype(np.int64))
-            yield Batch(self._pool[indices % POOL], labels, indices)
+            yield Batch(self._pool[indices % POOL], labels, indices, NONE)

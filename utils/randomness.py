@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 # One stream for each use of randomness, so that a new use changes none of the others. Never renumber.
-ORDER, CROP, FLIP, TORCH, MIXING, SYNTHETIC = range(6)
+ORDER, CROP, FLIP, TORCH, MIXING, SYNTHETIC, SUBSTITUTE = range(7)
 
 # Multipliers and Weyl constants of Philox4x64 (Salmon et al. 2011, table 2).
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)

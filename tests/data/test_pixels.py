@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms import functional as transform
 
-from data.pixels import MAX_PIXELS, decode, probe, render
+from data.header import MAX_PIXELS
+from data.pixels import decode, probe, render
 from data.plan import Views, training_plan, validation_plan
 from utils.config.data import DataConfig
 from utils.errors import DataError

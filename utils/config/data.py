@@ -19,10 +19,20 @@ class DataConfig:
 
     data_dir: Annotated[str | None, arg(aliases=["--data-path"])] = None
     """folder or LMDB with train/ and val/ (or test/); which of the two is recognised"""
-    loader: Literal["torch", "synthetic"] = "torch"
-    """engine that carries out the plan; synthetic makes random images, for speed only"""
-    workers: Annotated[int, Field(ge=0), arg(aliases=["-j", "--num-workers"])] = 4
-    """loader processes per GPU; 0 loads in the training process"""
+    loader: Literal["auto", "native", "torch", "dali-cpu", "dali-gpu", "synthetic"] = "auto"
+    """engine that carries out the plan; auto: native where it was built, else torch; synthetic: for speed only"""
+    workers: Annotated[int | None, Field(ge=0), arg(aliases=["-j", "--num-workers"])] = None
+    """loader threads (torch: processes) per GPU; its share of the cores if not given; 0 loads only when asked"""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """error stops the run; skip replaces a bad image by another (validation: leaves it out) and counts it"""
+    bad_image_budget: Annotated[int, Field(ge=0)] = 100
+    """skip: bad images per epoch, on average, before the run stops after all"""
+    shuffle: Literal["full", "blocks"] = "full"
+    """order of an epoch: any image next; or blocks of neighbours, for disks slow at random access"""
+    shuffle_block: Annotated[int, Field(ge=1)] = 256
+    """blocks: images read one after another"""
+    shuffle_window: Annotated[int, Field(ge=1)] = 64
+    """blocks: blocks whose images are mixed"""
     img_size: Pixels = 224
     """side of a training crop, pixels"""
     train_crop: Literal["auto", "random-resized", "pad"] = "auto"

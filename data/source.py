@@ -1,0 +1,103 @@
+"""What every engine starts from: the images of a split, the plan for them, and what is done about bad ones.
+
+Whether an image is good is Pillow's verdict (see `data.pixels`), whichever engine asks: what an engine's own decoder
+does not take is made here, by hand. A bad training image is replaced by another that is a function of (seed, epoch,
+index), so engines and numbers of processes agree about it; a bad validation image is left out, for a replacement would
+count twice.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.batches import Batch
+from data.order import Request
+from data.pixels import decode, probe, render
+from data.plan import Plan, TrainPlan
+from data.stores import Store
+from utils.errors import DataError
+from utils.randomness import SUBSTITUTE, uniforms
+
+SUBSTITUTES = 16  # tried for one bad image before a data set is given up
+
+
+class Source(NamedTuple):
+    """A split of a data set. `skips` bad images, or raises a DataError at the first."""
+
+    store: Store
+    plan: Plan
+    skips: bool
+
+    def begin(self, request: Request, pinned: bool = False) -> "Making":
+        """A batch to be filled; `pinned` in memory that a GPU copies from faster."""
+        side = self.plan.side
+        images = torch.empty((len(request.indices), side, side, 3), dtype=torch.uint8, pin_memory=pinned)
+        return Making(self, request, images)
+
+    def picture(self, epoch: int, index: int) -> NDArray[np.uint8]:
+        """One image as the plan shows it, by Pillow: (side, side, 3). DataError if it is bad."""
+        name = self.store.name(index)
+        with closing(probe(self.store.read(index), name)) as image:
+            widths, heights = np.array(image.size, dtype=np.int64).reshape(2, 1)
+            views = self.plan.views(epoch, np.array([index]), widths, heights)
+            return render(decode(image, name), views, 0, self.plan.side, self.plan.interpolation)
+
+    def substitutes(self, plan: TrainPlan, epoch: int, index: int) -> Iterator[int]:
+        """Images to show in the place of a bad one, the first that is good: functions of (seed, epoch, index)."""
+        numbers = uniforms(plan.seed, SUBSTITUTE, epoch, np.array([index]), SUBSTITUTES)[0]
+        yield from (numbers * len(self.store)).astype(np.int64).tolist()
+
+
+class Making:
+    """A batch in the making: an engine fills `pixels`, and says which rows it could not fill."""
+
+    def __init__(self, source: Source, request: Request, images: torch.Tensor) -> None:
+        self.source, self.epoch, self.indices = source, request.epoch, request.indices.copy()
+        self.images = images
+        self.pixels = images.numpy() if images.device.type == "cpu" else None  # (n, side, side, 3) uint8
+        self._kept = np.ones(len(self.indices), dtype=np.bool_)
+        self._bad: list[int] = []
+
+    def by_hand(self, row: int) -> None:
+        """Fill a row that the engine's own decoder does not take. DataError if the image is bad and not skipped."""
+        try:
+            self._fill(row, self.source.picture(self.epoch, int(self.indices[row])))
+        except DataError as error:
+            self.refuse(row, error)
+
+    def refuse(self, row: int, error: DataError) -> None:
+        """The image of a row is bad: replace it or leave it out, or raise `error` where bad images are not skipped."""
+        if not self.source.skips:
+            raise error
+        index = int(self.indices[row])
+        self._bad.append(index)
+        if isinstance(self.source.plan, TrainPlan):
+            self._replace(row, self.source.plan, index, error)
+        else:
+            self._kept[row] = False
+
+    def batch(self) -> Batch:
+        """The finished batch, without the rows that were left out."""
+        images, indices = self.images, self.indices
+        if not self._kept.all():
+            images, indices = images[torch.from_numpy(self._kept).to(images.device)], indices[self._kept]
+        labels = self.source.store.labels[indices].astype(np.int64)
+        bad = torch.tensor(self._bad, dtype=torch.int64)
+        return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), bad)
+
+    def _replace(self, row: int, plan: TrainPlan, index: int, error: DataError) -> None:
+        for other in self.source.substitutes(plan, self.epoch, index):
+            try:
+                self._fill(row, self.source.picture(self.epoch, other))
+            except DataError:
+                continue
+            self.indices[row] = other
+            return
+        raise DataError(f"{error}; and {SUBSTITUTES} others that were to replace it are bad too")
+
+    def _fill(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        self.images[row] = torch.from_numpy(np.ascontiguousarray(pixels))
