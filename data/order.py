@@ -2,14 +2,21 @@
 
 Epoch e visits a permutation of the store's indices. Step t of an epoch takes the next V x B of them, shard s of the
 step the s-th B of those. So there is no sampler state: a run that goes on at step 1234 asks for the requests from 1234.
+
+Block-shuffled order is for disks that are slow at random access. What it costs is the mix: images are numbered by
+class, so a block of neighbours is of one class or two. With 64 blocks of 256, 16,384 images are mixed at a time, which
+is how far the page cache has to reach (1.8 GB of ImageNet). They are of about 74 of its 1000 classes, and two of them
+are of the same class once in 65 times instead of once in 1000. Smaller blocks and more of them mix better.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.config.data import DataConfig
 from utils.errors import UsageError
 from utils.randomness import ORDER, generator
 
@@ -26,6 +33,45 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return generator(seed, ORDER, epoch).permutation(count)
 
 
+@dataclass(frozen=True)
+class Order:
+    """How the epochs of a run visit `count` images.
+
+    With `block`, blocks of so many neighbours (the last may be shorter) are permuted, and the images of each `window`
+    consecutive blocks are mixed. Without it any image may come next.
+    """
+
+    seed: int
+    count: int
+    block: int | None = None
+    window: int = 1
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """Every image once, in the order of one epoch: (count,)."""
+        if self.block is None:
+            return permutation(self.seed, epoch, self.count)
+        draw = generator(self.seed, ORDER, epoch)
+        firsts = self.block * draw.permutation(-(-self.count // self.block))
+        windows = [self._images(firsts[place : place + self.window]) for place in range(0, len(firsts), self.window)]
+        return np.concatenate([draw.permutation(images) for images in windows])
+
+    def _images(self, firsts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The images of the blocks that begin with `firsts`."""
+        images = (firsts[:, None] + np.arange(min(self.block, self.count))).ravel()
+        return images[images < self.count]
+
+
+def training_order(config: DataConfig, seed: int, count: int) -> Order:
+    """The order that the settings ask for. UsageError if a setting of blocks is given where there are none."""
+    if config.shuffle == "blocks":
+        return Order(seed, count, config.shuffle_block, config.shuffle_window)
+    for name in ("shuffle_block", "shuffle_window"):
+        if getattr(config, name) != getattr(DataConfig(), name):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} has no effect on --shuffle full; leave it out, or choose --shuffle blocks")
+    return Order(seed, count)
+
+
 def steps_per_epoch(count: int, shards: int, batch_size: int) -> int:
     """Optimizer steps in an epoch; the tail shorter than a global batch is left out. UsageError if nothing remains."""
     steps = count // (shards * batch_size)
@@ -38,22 +84,22 @@ def steps_per_epoch(count: int, shards: int, batch_size: int) -> int:
 
 
 def training_requests(
-    seed: int, count: int, batch_size: int, shards: int, local: range, start: int, stop: int
+    order: Order, batch_size: int, shards: int, local: range, start: int, stop: int
 ) -> Iterator[Request]:
     """The batches of the shards `local` (of `shards`) in steps start to stop - 1, counted over the whole run, in order.
 
     `local` are the shards that this rank carries. Nothing is computed before it is asked for, so 90 epochs cost no more
     than one.
     """
-    per_epoch = steps_per_epoch(count, shards, batch_size)
-    epoch, order = -1, np.empty(0, dtype=np.int64)
+    per_epoch = steps_per_epoch(order.count, shards, batch_size)
+    epoch, images = -1, np.empty(0, dtype=np.int64)
     for step in range(start, stop):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
-            order = permutation(seed, epoch, count)
+            images = order.epoch(epoch)
         for shard in local:
             first = ((step % per_epoch) * shards + shard) * batch_size
-            yield Request(epoch, order[first : first + batch_size])
+            yield Request(epoch, images[first : first + batch_size])
 
 
 def validation_numbers(count: int, batch_size: int, rank: int, world: int) -> range:

@@ -12,7 +12,7 @@ import torch
 
 from data.batches import Batch, Normalizer
 from data.loaders import Data, Split, open_data, open_validation
-from data.order import steps_per_epoch, training_requests
+from data.order import steps_per_epoch, training_order, training_requests
 from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
 from utils import distributed
 from utils.averaging import build_average
@@ -83,7 +83,8 @@ class Run:
         training = config.training
         self.network, self.train, self.identity, self.shards = network, train, identity, identity.shards
         self.global_batch = self.shards * training.batch_size
-        self.steps_per_epoch = steps_per_epoch(len(train.store), self.shards, training.batch_size)
+        self.order = training_order(config.data, training.seed, len(train.store))
+        self.steps_per_epoch = steps_per_epoch(self.order.count, self.shards, training.batch_size)
         self.steps = config.schedule.epochs * self.steps_per_epoch
         self.rate = build_schedule(config.schedule, peak_rate(config.optim, self.global_batch), self.steps_per_epoch)
         groups = parameter_groups(network.model, gain_parameters(network.model), config.optim)
@@ -140,11 +141,9 @@ class Run:
     def batches(self) -> Iterator[Batch]:
         """This rank's shards of all steps that are left."""
         training = self.network.config.training
-        count, local = len(self.train.store), self.replicas.shards
+        local, start = self.replicas.shards, self.position.step
         return self.train.loader.batches(
-            training_requests(
-                training.seed, count, training.batch_size, self.shards, local, self.position.step, self.steps
-            )
+            training_requests(self.order, training.batch_size, self.shards, local, start, self.steps)
         )
 
     def _go_on(self, found: Found) -> Position:
@@ -155,8 +154,7 @@ class Run:
         """Gains that start from data take the first shard of the first step, whichever rank will carry it."""
         network, training = self.network, self.network.config.training
         if wants_data_gains(network.model):
-            count = len(self.train.store)
-            first = training_requests(training.seed, count, training.batch_size, self.shards, range(1), 0, 1)
+            first = training_requests(self.order, training.batch_size, self.shards, range(1), 0, 1)
             set_data_gains(network.model, network.normalize(next(self.train.loader.batches(first)).images))
         if network.average:
             network.average.restart(network.model)
@@ -211,6 +209,7 @@ def _refuse_mistakes(network: Network, images: int) -> None:
     shards = count_shards(training, network.world.size, None)
     refuse_unsynced(network.model, shards, network.world.size)
     peak = peak_rate(config.optim, shards * training.batch_size)
+    training_order(config.data, training.seed, images)
     build_schedule(config.schedule, peak, steps_per_epoch(images, shards, training.batch_size))
     build_optimizer(parameter_groups(network.model, gain_parameters(network.model), config.optim), config.optim)
     refuse_unknown(config.run.resume_allow)

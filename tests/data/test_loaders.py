@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.batches import Batch, Normalizer
 from data.loaders import open_data, open_training, open_validation
-from data.order import Request, training_requests, validation_requests
+from data.order import Order, Request, training_requests, validation_requests
 from data.torch_loader import TorchLoader
 from utils.config.data import DataConfig
 from utils.errors import DataError, UsageError
@@ -23,7 +23,7 @@ def settings(data_dir: Path | None = None, **others: object) -> DataConfig:
 def epochs(data_dir: Path, **others: object) -> list[Batch]:
     """All training batches of 3 epochs, and those of validation."""
     train, val = open_data(settings(data_dir, **others), seed=1)
-    requests = training_requests(1, len(train.store), 2, 2, range(2), 0, 9)
+    requests = training_requests(Order(1, len(train.store)), 2, 2, range(2), 0, 9)
     return [*train.loader.batches(requests), *val.loader.batches(validation_requests(len(val.store), 3, 0, 1))]
 
 

@@ -28,11 +28,11 @@ class DataConfig:
     bad_image_budget: Annotated[int, Field(ge=0)] = 100
     """skip: bad images per epoch, on average, before the run stops after all"""
     shuffle: Literal["full", "blocks"] = "full"
-    """order of an epoch: any image next; or blocks of neighbours, for disks slow at random access"""
+    """order of an epoch: any image next; or blocks of neighbours: kinder to slow disks, but mixes fewer classes"""
     shuffle_block: Annotated[int, Field(ge=1)] = 256
-    """blocks: images read one after another"""
+    """blocks: neighbouring images in one, mostly of one class"""
     shuffle_window: Annotated[int, Field(ge=1)] = 64
-    """blocks: blocks whose images are mixed"""
+    """blocks: how many of them are mixed, image by image"""
     img_size: Pixels = 224
     """side of a training crop, pixels"""
     train_crop: Literal["auto", "random-resized", "pad"] = "auto"
