@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from data.batches import Loader
 from data.dali_loader import DaliLoader
 from data.native_loader import NativeLoader, is_built
@@ -14,14 +16,14 @@ from data.stores import Store, check_classes, open_store
 from data.synthetic import SyntheticLoader, SyntheticStore
 from data.torch_loader import TorchLoader
 from utils.config.data import DataConfig
-from utils.errors import UsageError
+from utils.errors import EnvironmentFault, UsageError
 
 # Each engine from a source and the number of its threads, or processes.
 ENGINES: dict[str, Callable[[Source, int], Loader]] = {
     "native": NativeLoader,
     "torch": TorchLoader,
     "dali-cpu": lambda source, threads: DaliLoader(source, threads, device_id=None),
-    "dali-gpu": lambda source, threads: DaliLoader(source, threads, int(os.environ.get("LOCAL_RANK", 0))),
+    "dali-gpu": lambda source, threads: DaliLoader(source, threads, _gpu()),
 }
 VALIDATION_SHARE = 10  # synthetic: training images for each one of validation
 
@@ -63,6 +65,12 @@ def open_validation(config: DataConfig, seed: int) -> Split:
     return _real(config, open_store(_folder(config), "val"), plan)
 
 
+def refuse_device(config: DataConfig, device: torch.device) -> None:
+    """UsageError if the engine is one for a GPU but the network is to run on the CPU."""
+    if config.loader == "dali-gpu" and device.type == "cpu":
+        raise UsageError("--loader dali-gpu puts images on a GPU, but --device is cpu; use --loader dali-cpu")
+
+
 def engine(config: DataConfig) -> str:
     """The engine that --loader asks for."""
     if config.loader == "auto":
@@ -73,6 +81,13 @@ def engine(config: DataConfig) -> str:
 def _real(config: DataConfig, store: Store, plan: Plan) -> Split:
     source = Source(store, plan, config.on_bad_image == "skip")
     return Split(store, ENGINES[engine(config)](source, _threads(config)))
+
+
+def _gpu() -> int:
+    """The number of this process's GPU. EnvironmentFault if there is none."""
+    if not torch.cuda.is_available():
+        raise EnvironmentFault("--loader dali-gpu decodes on a GPU, and torch finds none; use --loader dali-cpu")
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def _threads(config: DataConfig) -> int:

@@ -32,10 +32,10 @@ class Source(NamedTuple):
     plan: Plan
     skips: bool
 
-    def begin(self, request: Request, pinned: bool = False) -> "Making":
-        """A batch to be filled; `pinned` in memory that a GPU copies from faster."""
-        side = self.plan.side
-        images = torch.empty((len(request.indices), side, side, 3), dtype=torch.uint8, pin_memory=pinned)
+    def begin(self, request: Request, pinned: bool = False, device: torch.device | None = None) -> "Making":
+        """A batch to be filled, on `device` or the CPU; `pinned` there in memory that a GPU copies from faster."""
+        shape = (len(request.indices), self.plan.side, self.plan.side, 3)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned, device=device)
         return Making(self, request, images)
 
     def picture(self, epoch: int, index: int) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from data.batches import Batch, Normalizer
-from data.loaders import Data, Split, open_data, open_validation
+from data.loaders import Data, Split, open_data, open_validation, refuse_device
 from data.order import steps_per_epoch, training_order, training_requests
 from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
 from utils import distributed
@@ -57,6 +57,7 @@ class Network:
     """A network on its device with fresh weights, the same on every rank, and what it takes to measure it."""
 
     def __init__(self, config: Config, world: World, val: Split):
+        refuse_device(config.data, world.device)
         self.config, self.world, self.val = config, world, val
         self.classes = _number_of_classes(config, val)
         self.precision = Precision(config.training, world.device)
