@@ -4,7 +4,8 @@ from setuptools import Extension, setup
 
 DECODER = Extension(
     "data.region_decoder",
-    ["data/region_decoder.c"],
+    ["data/region_decoder.c", "data/region.c"],
+    depends=["data/region.h"],
     libraries=["jpeg"],
     extra_compile_args=["-O3", "-std=c11", "-pthread"],
     extra_link_args=["-pthread"],
