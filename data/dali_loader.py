@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.batches import Batch
-from data.header import read_jpeg_header
+from data.header import is_interrupted, read_jpeg_header
 from data.order import Request
 from data.plan import Plan
 from data.source import Making, Source
@@ -227,7 +227,9 @@ def _plain_jpeg(making: Making, row: int) -> tuple[bytes, int, int] | None:
         header = read_jpeg_header(encoded, store.name(index))
     except DataError:  # by_hand finds it again, and what to do about it
         return None
-    return (encoded, header.width, header.height) if header is not None and header.plain else None
+    if header is None or not header.plain or is_interrupted(encoded, header):
+        return None
+    return encoded, header.width, header.height
 
 
 def _by_hand(feed: Feed) -> Batch:

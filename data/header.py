@@ -1,6 +1,6 @@
 """What a file is and how large, from its first bytes: looked at before any decoder, so that all give one verdict.
 
-A JPEG is looked through here, which takes 40 us for 110 KB. A decoder given a JPEG that claims 65,500 x 65,500 pixels
+A JPEG's header is read here, in 5 us. A decoder given a JPEG that claims 65,500 x 65,500 pixels
 fills gigabytes; one that is shown the top of a truncated file finds nothing wrong with it. Other formats are Pillow's
 (see `data.pixels`).
 """
@@ -27,15 +27,16 @@ FRAME = struct.Struct(">BHHB")  # bits a sample, height, width, components
 
 
 class JpegHeader(NamedTuple):
-    """The size of a JPEG in pixels; `plain` if every JPEG decoder reads it: 8 bits, grey or three colours, Huffman.
+    """The size of a JPEG in pixels, and where its first scan begins.
 
-    A marker inside of the scan is not plain: a decoder of the whole image fails there, one of a window may end before
-    it. Of 1,500 JPEGs with damaged bytes 200 fared so; of 3,000 that are plain or refused by both none did.
+    `plain` if every JPEG decoder reads it: 8 bits, grey or three colours, Huffman.
     """
 
     width: int
     height: int
     plain: bool
+    progressive: bool
+    scan: int
 
 
 def read_jpeg_header(encoded: bytes, name: str) -> JpegHeader | None:
@@ -58,9 +59,17 @@ def read_jpeg_header(encoded: bytes, name: str) -> JpegHeader | None:
     if kind == PROGRESSIVE and (scans := encoded.count(b"\xff\xda", scan)) > MAX_SCANS:
         raise DataError(f"{name} has {scans} scans, more than {MAX_SCANS}; remove the file")
     plain = kind in PLAIN_FRAMES and bits == 8 and components in (1, 3) and width > 0 and height > 0
-    # Of several scans, as a progressive JPEG has, every decoder reads all before it gives a pixel.
-    whole = kind == PROGRESSIVE or MARKER.search(encoded, scan + 2).group() == END
-    return JpegHeader(width, height, plain and whole)
+    return JpegHeader(width, height, plain, kind == PROGRESSIVE, scan)
+
+
+def is_interrupted(encoded: bytes, header: JpegHeader) -> bool:
+    """Whether a marker stands inside of the scan; takes 40 us for 110 KB, and region.c does the same by itself.
+
+    A decoder of the whole image fails there, one of a window may end before it. Of 1,500 JPEGs with damaged bytes 200
+    fared so; of 3,000 that are not interrupted or refused by both none did. Of several scans, as a progressive JPEG
+    has, every decoder reads all before it gives a pixel.
+    """
+    return not header.progressive and MARKER.search(encoded, header.scan + 2).group() != END
 
 
 def refuse_bombs(width: int, height: int, name: str) -> None:
