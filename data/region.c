@@ -356,6 +356,19 @@ static bool has_avx2(void)
 
 /* ---- one image ---- */
 
+/* Whether a marker stands inside of the only scan, which begins where libjpeg is: a decoder of the whole image stumbles
+ * there, one that stops below the box may not. Of several scans libjpeg reads all before it gives a pixel. */
+static bool is_interrupted(const struct jpeg_decompress_struct *jpeg)
+{
+    const uint8_t *next = jpeg->src->next_input_byte, *end = next + jpeg->src->bytes_in_buffer;
+    if (jpeg->progressive_mode)
+        return false;
+    while ((next = memchr(next, 0xFF, (size_t)(end - next))) != NULL && ++next < end)
+        if (*next != 0 && *next != 0xFF && (*next < 0xD0 || *next > 0xD7))
+            return *next != JPEG_EOI;
+    return true;
+}
+
 /* Read the header; FILLED if libjpeg makes RGB of it as Pillow would and the view lies in it. */
 static int begin(Scratch *scratch, const uint8_t *file, size_t bytes, const View *view)
 {
@@ -382,19 +395,6 @@ static int begin(Scratch *scratch, const uint8_t *file, size_t bytes, const View
            view->height >= SHRINKS_FROM * jpeg->scale_denom * view->size_h)
         jpeg->scale_denom *= 2;
     return FILLED;
-}
-
-/* Whether a marker stands inside of the only scan, which begins where libjpeg is: a decoder of the whole image stumbles
- * there, one that stops below the box may not. Of several scans libjpeg reads all before it gives a pixel. */
-static bool is_interrupted(const struct jpeg_decompress_struct *jpeg)
-{
-    const uint8_t *next = jpeg->src->next_input_byte, *end = next + jpeg->src->bytes_in_buffer;
-    if (jpeg->progressive_mode)
-        return false;
-    while ((next = memchr(next, 0xFF, (size_t)(end - next))) != NULL && ++next < end)
-        if (*next != 0 && *next != 0xFF && (*next < 0xD0 || *next > 0xD7))
-            return *next != JPEG_EOI;
-    return true;
 }
 
 /* Have libjpeg give columns `*from` to `to - 1` only; `*from` becomes the first that it really gives. A column more at
