@@ -52,7 +52,7 @@ def uniforms(seed: int, stream: int, epoch: int, indices: NDArray[np.int64], dra
     counters[:, :, 0] = np.asarray(indices, dtype=np.uint64)[:, None]
     counters[:, :, 1] = np.uint64(epoch)
     counters[:, :, 2] = np.arange(blocks, dtype=np.uint64)
-    bits = philox((seed, stream), counters.reshape(-1, 4)).reshape(len(indices), -1)[:, :draws]
+    bits = philox((seed, stream), counters.reshape(-1, 4)).reshape(len(indices), 4 * blocks)[:, :draws]
     return (bits >> np.uint64(11)) * 2.0**-53
 
 

@@ -72,6 +72,10 @@ def test_an_images_draws_do_not_depend_on_the_others_of_its_batch() -> None:
     assert (uniforms(7, randomness.FLIP, 2, picked, 6) == whole[picked]).all()
 
 
+def test_no_images_take_no_draws() -> None:
+    assert uniforms(1, CROP, 2, np.empty(0, dtype=np.int64), 22).shape == (0, 22)
+
+
 def test_first_draws_do_not_depend_on_how_many_are_taken() -> None:
     many = uniforms(7, randomness.FLIP, 2, np.arange(5), 13)
     for draws in range(1, 13):
