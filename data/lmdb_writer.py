@@ -1,15 +1,19 @@
-"""Builds an LMDB data set from any store: processes read and check the images, this one writes them in order.
+"""Builds an LMDB data set from any source: processes read and check the images, this one writes them in order.
 
-A build is finished when both splits have their meta.json, which are written last; until then an `unfinished.json` says
-whose files these are, so that the next build may replace them.
+A build is finished when both splits have their meta.json, which are written last. Until then `unfinished.json` says
+what is being built and `data.lmdb_journal` how far it is: killed and run again, a build goes on after its last
+transaction if source and settings are the same and every record passes its check, and starts anew otherwise.
 """
 
 import fcntl
+import hashlib
+import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +21,9 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from data import datum
+from data import datum, lmdb_journal
 from data.lmdb_format import (
+    CONTENT,
     DATA,
     INDEX,
     META,
@@ -28,100 +33,258 @@ from data.lmdb_format import (
     Meta,
     fingerprint,
     key,
+    read_index,
     write_index,
     write_meta,
 )
+from data.lmdb_journal import JOURNAL, SKIPPED
 from data.lmdb_pages import places
-from data.pixels import decode, probe
+from data.lmdb_space import check_space
+from data.origins.origin import Origin, origin_of
 from data.stores import Store
+from data.treatment import Treated, Treatment, treat
 from data.workers import in_order
-from utils.errors import DataError, UsageError
+from utils.errors import DataError, EnvironmentFault, UsageError
 from utils.files import sync_folder, write_json
 
-CHUNK = 32  # images a worker checks at once and a transaction writes: 4 MB of ImageNet
+CHUNK = 32  # images a worker checks at once: 4 MB of ImageNet
+COMMIT = 8 << 20  # bytes that a transaction writes at least: each waits for the disk, and is what a kill may cost
 FIRST_MAP = 1 << 30  # bytes that data.mdb may reach before its map is first doubled; the file is no larger than needed
-OURS = {DATA, INDEX, META, UNFINISHED, f"{INDEX}.tmp", f"{META}.tmp", f"{UNFINISHED}.tmp"}
+WHOLE = {DATA, INDEX, META, UNFINISHED, JOURNAL, SKIPPED}
+OURS = WHOLE | {f"{name}.tmp" for name in (INDEX, META, UNFINISHED)}
 
 
 class Chunk(NamedTuple):
-    """Consecutive images, read and checked: their rows of index.npy, and their records for data.mdb."""
+    """Consecutive images, read and checked: rows of the journal, records for data.mdb, lines about those left out."""
 
-    first: int
     rows: NDArray[np.void]
     records: list[bytes]
+    skipped: list[str]
 
 
-def build(sources: dict[str, Store], output_dir: Path, workers: int, progress: Callable[[str, int], None]) -> None:
-    """Write each of `sources` (by split) to a folder of `output_dir`; `progress` is told the split and images done.
+class Outcome(NamedTuple):
+    """What a split has got: images, those left out, and those of the images that cannot be decoded."""
 
-    UsageError if `output_dir` holds anything but an unfinished build, DataError at the first bad image or when the disk
-    is full.
+    images: int
+    skipped: int
+    bad: int
+
+
+def build(
+    sources: dict[str, Store | Origin],
+    output_dir: Path,
+    workers: int,
+    progress: Callable[[str, int], None],
+    treatment: Treatment = Treatment(),  # noqa: B008 (frozen)
+    say: Callable[[str], None] = print,
+) -> dict[str, Outcome]:
+    """Write each of `sources` (by split) to a folder of `output_dir`, going on with an unfinished build of the same.
+
+    `progress` is told the split and images done, `say` what there is to say. UsageError if `output_dir` holds anything
+    but an unfinished build, DataError at the first bad image, unless `treatment` bears it, or when the disk is full.
     """
+    origins = {split: origin_of(source) for split, source in sources.items()}
+    tasks = {split: _task(origin, treatment) for split, origin in origins.items()}
     with _told(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         with _sole_builder(output_dir):
-            _clear(output_dir, list(sources))
-            metas = {}
-            for split, store in sources.items():
-                folder = output_dir / split
-                folder.mkdir(exist_ok=True)
-                write_json(folder / UNFINISHED, {"count": len(store)})
-                metas[split] = write_split(store, folder, workers, partial(progress, split))
-            for split, meta in metas.items():
-                write_meta(output_dir / split, meta)
-            for split in metas:
-                (output_dir / split / UNFINISHED).unlink()
-            sync_folder(output_dir)
+            if not _is_finished(output_dir, tasks):
+                for split, task in tasks.items():
+                    _prepare(output_dir / split, task, say)
+                say(check_space(output_dir, origins, treatment))
+                metas = {
+                    split: write_split(
+                        origin, output_dir / split, workers, partial(progress, split), treatment=treatment, say=say
+                    )
+                    for split, origin in origins.items()
+                }
+                for split, meta in metas.items():
+                    write_meta(output_dir / split, meta)
+            return {split: _tidy(output_dir / split) for split in origins}
 
 
 def write_split(
-    store: Store, folder: Path, workers: int, progress: Callable[[int], None], map_size: int = FIRST_MAP
+    store: Store | Origin,
+    folder: Path,
+    workers: int,
+    progress: Callable[[int], None],
+    map_size: int = FIRST_MAP,
+    treatment: Treatment = Treatment(),  # noqa: B008 (frozen)
+    say: Callable[[str], None] = print,
 ) -> Meta:
-    """Write `data.mdb` and `index.npy` to `folder`; comes back with what `meta.json` has to say, once all is done."""
-    index = np.zeros(len(store), dtype=RECORD)
-    with lmdb.open(str(folder), map_size=map_size, lock=False, sync=False) as environment:
-        for chunk in in_order(partial(check, store), range(0, len(store), CHUNK), workers):
-            index[chunk.first : chunk.first + len(chunk.rows)] = chunk.rows
-            _put(environment, chunk)
+    """Write `data.mdb` and `index.npy` to `folder`; comes back with what `meta.json` has to say, once all is done.
+
+    Goes on after what is there already.
+    """
+    origin = origin_of(store)
+    done = _go_on(folder, origin, say)
+    progress(done)
+    chunks = in_order(partial(check, origin, treatment), range(done, len(origin), CHUNK), workers)
+    with lmdb.open(str(folder), map_size=map_size, lock=False) as environment:
+        for chunk in _joined(chunks):
+            lmdb_journal.append(folder, chunk.rows, chunk.skipped)
+            _put(environment, chunk.records)
             progress(len(chunk.rows))
-        environment.sync(True)
-    _locate(folder / DATA, index)
-    write_index(folder, index)
-    listing = store.identity()["listing"]
-    size = os.path.getsize(folder / DATA)
-    return Meta(VERSION, len(store), size, store.classes, listing, fingerprint(store.classes, index))
+    return _close(folder, origin, treatment)
 
 
-def _locate(path: Path, index: NDArray[np.void]) -> None:
-    """Note in `index` where in the file at `path` the bytes of each image begin."""
-    for row, place in zip(index, places(path), strict=True):
-        row["offset"] = place.offset + datum.prefix(int(row["height"]), int(row["width"]), int(row["bytes"]))
+def check(origin: Origin, treatment: Treatment, first: int) -> Chunk:
+    """CHUNK images from `first` on. DataError at the first bad one, unless `treatment` bears it."""
+    numbers = range(first, min(first + CHUNK, len(origin)))
+    chunk = Chunk(np.zeros(len(numbers), dtype=lmdb_journal.ROW), [], [])
+    for row, number in zip(chunk.rows, numbers, strict=True):
+        treated, label = _treated(origin, number, treatment), int(origin.labels[number])
+        row["label"], row["source_bytes"] = label, origin.sizes()[number]
+        if isinstance(treated, DataError):
+            name = os.fsdecode(bytes(origin.names(number, 1)[0]))
+            chunk.skipped.append(" ".join(f"{name}\t{treated}".splitlines()))
+            continue
+        encoded, width, height = treated
+        content = (label, len(encoded), width, height, zlib.crc32(encoded))
+        for (field, _), value in zip(CONTENT, content, strict=True):
+            row[field] = value
+        row["kept"] = 1
+        chunk.records.append(datum.encode(datum.Datum(height, width, label, encoded)))
+    return chunk
 
 
-def _put(environment: lmdb.Environment, chunk: Chunk) -> None:
-    """Write a chunk in one transaction, which is repeated with twice the map as long as the map is full."""
+def _treated(origin: Origin, number: int, treatment: Treatment) -> Treated | DataError:
+    """An image as it is to be written, or why it is left out. A bad one that is kept has no size."""
+    try:
+        encoded = origin.read(number)
+    except DataError as error:
+        if treatment.on_bad_image == "skip":
+            return error
+        raise  # there is nothing to keep
+    try:
+        return treat(encoded, origin.name(number), treatment)
+    except DataError as error:
+        if treatment.on_bad_image == "error":
+            raise
+        return error if treatment.on_bad_image == "skip" else Treated(encoded, 0, 0)
+
+
+def _joined(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """The chunks, as many together as a transaction takes."""
+    held: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += sum(map(len, chunk.records))
+        if size >= COMMIT:
+            yield _join(held)
+            held, size = [], 0
+    if held:
+        yield _join(held)
+
+
+def _join(chunks: list[Chunk]) -> Chunk:
+    rows, records, skipped = zip(*chunks, strict=True)
+    return Chunk(np.concatenate(rows), list(chain(*records)), list(chain(*skipped)))
+
+
+def _put(environment: lmdb.Environment, records: list[bytes]) -> None:
+    """Add records in one transaction, which is repeated with twice the map as long as the map is full."""
     while True:
         try:
             with environment.begin(write=True) as transaction:
-                for number, record in enumerate(chunk.records, chunk.first):
+                first = transaction.stat()["entries"]
+                for number, record in enumerate(records, first):
                     transaction.put(key(number), record, append=True)
             return
         except lmdb.MapFullError:
             environment.set_mapsize(2 * environment.info()["map_size"])
 
 
-def check(store: Store, first: int) -> Chunk:
-    """CHUNK images from `first` on. DataError at the first that cannot be read and decoded to its end."""
-    numbers = range(first, min(first + CHUNK, len(store)))
-    rows = np.zeros(len(numbers), dtype=RECORD)
-    records = []
-    for row, number in enumerate(numbers):
-        encoded, name, label = store.read(number), store.name(number), int(store.labels[number])
-        image = probe(encoded, name)
-        decode(image, name)
-        rows[row] = (label, len(encoded), image.width, image.height, zlib.crc32(encoded), 0)
-        records.append(datum.encode(datum.Datum(image.height, image.width, label, encoded)))
-    return Chunk(first, rows, records)
+def _close(folder: Path, origin: Origin, treatment: Treatment) -> Meta:
+    """Write `index.npy` from the journal and the places of the records."""
+    rows = lmdb_journal.read_journal(folder)
+    kept = rows["kept"].astype(np.bool_)
+    if not kept.any():
+        raise DataError(f"none of the {len(origin)} images of {origin.title} is good: see {folder / SKIPPED}")
+    index = np.zeros(int(kept.sum()), dtype=RECORD)
+    for field, _ in CONTENT:
+        index[field] = rows[field][kept]
+    for row, place in zip(index, places(folder / DATA), strict=True):
+        row["offset"] = place.offset + datum.prefix(int(row["height"]), int(row["width"]), int(row["bytes"]))
+    write_index(folder, index)
+    listing = origin.listing() if kept.all() else origin.keep(kept).listing()
+    if treatment.encodes:  # a run on other pixels is not the run on these
+        sides = f"{treatment.shorter_side} {treatment.max_side} {treatment.quality}"
+        listing = hashlib.sha256(f"{listing} {sides}".encode()).hexdigest()
+    size = os.path.getsize(folder / DATA)
+    return Meta(VERSION, len(index), size, origin.classes, listing, fingerprint(origin.classes, index))
+
+
+def _task(origin: Origin, treatment: Treatment) -> dict[str, object]:
+    """What `unfinished.json` says: another build of the same task may go on with the files beside it."""
+    digest = hashlib.sha256(json.dumps([origin.listing(), origin.classes]).encode())
+    digest.update(np.ascontiguousarray(origin.labels).data)
+    return {"count": len(origin), "source": digest.hexdigest(), "treatment": treatment.settings()}
+
+
+def _read_task(folder: Path) -> dict[str, object]:
+    """The task that `folder` holds, or nothing where that cannot be read."""
+    try:
+        task = json.loads((folder / UNFINISHED).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return task if isinstance(task, dict) else {}
+
+
+def _is_finished(output_dir: Path, tasks: dict[str, dict[str, object]]) -> bool:
+    """Whether all is done but for removing what only a build needs. UsageError if a whole LMDB is there."""
+    if not all((output_dir / split / META).exists() for split in tasks):
+        return False
+    left = [split for split in tasks if (output_dir / split / UNFINISHED).exists()]
+    if not left or any(_read_task(output_dir / split) != tasks[split] for split in left):
+        raise UsageError(f"{output_dir} holds a finished LMDB; remove it or choose another --output-dir")
+    return True
+
+
+def _prepare(folder: Path, task: dict[str, object], say: Callable[[str], None]) -> None:
+    """Make `folder` one that a build of `task` can go on with. UsageError if it holds anything that is not ours."""
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if held and (UNFINISHED not in held or held - OURS):
+        raise UsageError(f"{folder} holds files that are not an unfinished build's; choose another --output-dir")
+    (folder / META).unlink(missing_ok=True)
+    before = _read_task(folder)
+    if held and before != task:
+        changed = "the source" if before.get("source") != task["source"] else "options or Pillow's version"
+        say(f"{folder} is an unfinished build, but {changed} changed since: starting anew")
+        _empty(folder)
+    folder.mkdir(exist_ok=True)
+    write_json(folder / UNFINISHED, task)
+
+
+def _go_on(folder: Path, origin: Origin, say: Callable[[str], None]) -> int:
+    """How many images are done already. Starts anew where there is nothing, or nothing that passes its check."""
+    if not len(lmdb_journal.read_journal(folder)):
+        _empty(folder)
+        return 0
+    try:
+        done = lmdb_journal.written(folder, origin)
+    except (DataError, EnvironmentFault, OSError) as error:
+        say(f"{folder} is an unfinished build that does not pass its check, starting anew: {error}")
+        _empty(folder)
+        return 0
+    say(f"{folder} is an unfinished build, going on after {done} of {len(origin)} images, which passed their check")
+    return done
+
+
+def _empty(folder: Path) -> None:
+    for name in OURS - {UNFINISHED}:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _tidy(folder: Path) -> Outcome:
+    """Remove what only a build needs, and look at what came out."""
+    (folder / JOURNAL).unlink(missing_ok=True)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    sync_folder(folder)
+    index, skipped = read_index(folder), folder / SKIPPED
+    lines = skipped.read_bytes().count(b"\n") if skipped.exists() else 0
+    return Outcome(len(index), lines, int((index["width"] == 0).sum()))
 
 
 @contextmanager
@@ -148,15 +311,3 @@ def _sole_builder(output_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _clear(output_dir: Path, splits: list[str]) -> None:
-    """Remove an unfinished build. UsageError if there is a finished one, or anything that is not ours."""
-    if all((output_dir / split / META).exists() for split in splits):
-        raise UsageError(f"{output_dir} holds a finished LMDB; remove it or choose another --output-dir")
-    for folder in (output_dir / split for split in splits):
-        held = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        if held and (UNFINISHED not in held or held - OURS):
-            raise UsageError(f"{folder} holds files that are not an unfinished build's; choose another --output-dir")
-        for name in sorted(held - {UNFINISHED}):
-            (folder / name).unlink()

@@ -72,11 +72,11 @@ class FolderStore:
                 raise DataError(f"{folder / os.fsdecode(label)} holds no images; remove the folder or fill it")
             names.append(np.array(files, dtype=np.bytes_))
         # Bytes in one array: a list of 1.28 million strings grows each worker by 269 MB as it counts references.
-        self._names = np.concatenate(names)
+        self.files = np.concatenate(names)  # (n,) paths below the class folders
         self.labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(files) for files in names])
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.files)
 
     def read(self, index: int) -> bytes:
         """The bytes of one file."""
@@ -91,7 +91,7 @@ class FolderStore:
 
     def name(self, index: int) -> str:
         """The path of one file."""
-        return os.path.join(self.folder, self.classes[self.labels[index]], os.fsdecode(self._names[index]))
+        return os.path.join(self.folder, self.classes[self.labels[index]], os.fsdecode(self.files[index]))
 
     def identity(self) -> dict[str, str]:
         """`listing`: see there. The contents are not known without reading every file."""
@@ -107,7 +107,7 @@ class FolderStore:
         """The sha256 of the names "class/file" of all images in order, each ended by a newline."""
         digest = hashlib.sha256()
         classes = [os.fsencode(label) for label in self.classes]
-        for label, name in zip(self.labels.tolist(), self._names, strict=True):
+        for label, name in zip(self.labels.tolist(), self.files, strict=True):
             digest.update(b"%b/%b\n" % (classes[label], name))
         return digest.hexdigest()
 

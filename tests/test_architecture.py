@@ -86,7 +86,7 @@ def test_files_say_what_they_are(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=label)
 def test_no_import_hides_in_a_function(path: Path) -> None:
-    optional = ("matplotlib", "sklearn", "nvidia", "apex", "timm", "safetensors")
+    optional = ("matplotlib", "sklearn", "nvidia", "apex", "timm", "safetensors", "scipy")
     for function in functions(path):
         hidden = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
         for node in hidden:
