@@ -73,7 +73,7 @@ def test_an_images_draws_do_not_depend_on_the_others_of_its_batch() -> None:
 
 
 def test_no_images_take_no_draws() -> None:
-    assert uniforms(1, CROP, 2, np.empty(0, dtype=np.int64), 22).shape == (0, 22)
+    assert uniforms(1, 0, 2, np.empty(0, dtype=np.int64), 22).shape == (0, 22)
 
 
 def test_first_draws_do_not_depend_on_how_many_are_taken() -> None:
