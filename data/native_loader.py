@@ -1,9 +1,6 @@
 """The native engine: one call in C for a batch, which reads, checks, decodes and resizes in threads without the GIL."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 import torch
@@ -13,6 +10,7 @@ from data.batches import Batch
 from data.header import read_jpeg_header
 from data.order import Request
 from data.source import Making, Source
+from data.workers import in_threads
 from utils.errors import DataError, EnvironmentFault
 
 try:
@@ -44,23 +42,11 @@ class NativeLoader:
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """A batch for each request, in order, the same for any number of threads. DataError at a bad image."""
-        if self._threads == 0:
-            yield from map(self.load, requests)
-            return
-        jobs = iter(requests)
-        pool = ThreadPoolExecutor(MAKERS, "loader")
-        try:
-            making: deque[Future[Batch]] = deque(pool.submit(self.load, job) for job in islice(jobs, AHEAD))
-            while making:
-                batch = making.popleft().result()
-                making.extend(pool.submit(self.load, job) for job in islice(jobs, 1))
-                yield batch
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return in_threads(self.load, requests, MAKERS, AHEAD if self._threads else 0)
 
     def describe(self) -> str:
         """One line for the log."""
-        return f"native, {self._threads} threads, {AHEAD} batches ahead"
+        return f"native, {self._threads} threads, {AHEAD if self._threads else 0} batches ahead"
 
     def load(self, request: Request) -> Batch:
         """The batch that a request asks for. DataError, naming the image, if one is bad."""

@@ -1,4 +1,4 @@
-"""Worker processes: `in_order` has a function carried out for one job after another, by torch's DataLoader.
+"""Workers: `in_order` has processes carry out a function for one job after another, `in_threads` threads.
 
 A worker takes a whole job and gives a whole result, so the number of workers changes nothing but the time.
 """
@@ -10,8 +10,11 @@ import signal
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
@@ -25,6 +28,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 PREFETCH = 2  # results that each worker has ready or in work
+HUNG = 240.0  # seconds for one result; less than --timeout, so that the cause is told before its effects
 PATIENCE = 1.0  # seconds that workers have to end by themselves
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent dies
 
@@ -54,6 +58,31 @@ def in_order(
     finally:
         _stop(results, processes)
         atexit.unregister(end)
+
+
+def in_threads(
+    work: Callable[[Job], Result], jobs: Iterable[Job], threads: int, ahead: int, hung: float = HUNG
+) -> Iterator[Result]:
+    """work(job) for each job, in order, begun `ahead` jobs before it is asked for; in this thread if that is 0.
+
+    Errors of `work` are raised when its result is asked for; DataError if that takes longer than `hung` seconds.
+    """
+    if ahead == 0:
+        yield from map(work, jobs)
+        return
+    left = iter(jobs)
+    pool = ThreadPoolExecutor(threads, "loader")
+    try:
+        working: deque[Future[Result]] = deque(pool.submit(work, job) for job in islice(left, ahead))
+        while working:
+            try:
+                result = working.popleft().result(hung)
+            except TimeoutError as error:
+                raise DataError(_no_result(hung)) from error
+            working.extend(pool.submit(work, job) for job in islice(left, 1))
+            yield result
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _End:
@@ -89,6 +118,7 @@ def _start(
             pin_memory=pinned,
             worker_init_fn=_settle if workers else None,
             prefetch_factor=PREFETCH if workers else None,
+            timeout=HUNG if workers else 0,
             generator=torch.Generator(),  # it draws a seed, which must not come from the network's generator
         )
         # torch's handler would raise a worker's death anywhere in the training step; waiting for a result finds it too.
@@ -118,6 +148,8 @@ def _next(results: Iterator[Result | TrainingError]) -> Result | TrainingError |
     try:
         return next(results, _End())
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            raise DataError(_no_result(HUNG)) from error
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(_death(error)) from error
@@ -141,6 +173,11 @@ def _kill(processes: set[BaseProcess]) -> None:
     """End workers at once; they own nothing, and ignore gentler signals."""
     for process in processes:
         process.kill()
+
+
+def _no_result(seconds: float) -> str:
+    """What to tell of a worker that lives and gives nothing."""
+    return f"process {os.getpid()} got no images for {seconds:g} s: a worker hangs, most likely in a read from the disk"
 
 
 def _death(error: RuntimeError) -> str:
