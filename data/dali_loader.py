@@ -2,9 +2,9 @@
 
 DALI is given the bytes and the numbers of each batch, and keeps no order, no epoch and no random state, so a run that
 goes on asks for the batches from there, and nothing of DALI's is in a checkpoint. On the CPU its decoder gives Pillow's
-pixels exactly, its resize others, mostly by 1, and by up to 23 in the outermost row or column, where it repeats the edge
-and Pillow leaves out what is beyond. The mean difference on 125 photographs was 0.16 of 255 (bilinear) and 0.17
-(bicubic), and for none of them above 0.23. Only plain JPEGs go to it; a blank one takes the place of every other image,
+pixels exactly; its resize differs, mostly by 1, and by up to 23 in the outermost row or column, where it repeats the
+edge and Pillow leaves out what is beyond. On 125 photographs the mean difference was 0.16 of 255 (bilinear) and 0.17
+(bicubic), for none of them above 0.23. Only plain JPEGs go to it; a blank one takes the place of every other image,
 which is made by hand.
 
 On a GPU the batches stay there. That has not run: where this was written there was no GPU; a test serialises its graph.

@@ -100,4 +100,4 @@ class Making:
         raise DataError(f"{error}; and {SUBSTITUTES} others that were to replace it are bad too")
 
     def _fill(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        self.images[row] = torch.from_numpy(np.ascontiguousarray(pixels))
+        self.images[row] = torch.from_numpy(np.array(pixels))  # a copy, as Pillow's cannot be written to
