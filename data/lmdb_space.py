@@ -44,7 +44,7 @@ def check_space(output_dir: Path, origins: dict[str, Origin], treatment: Treatme
     disk = os.statvfs(output_dir)
     free = disk.f_bavail * disk.f_frsize
     estimated = ", estimated from a few images" if treatment.encodes else ""
-    line = f"{output_dir} needs {_mib(needed)} MiB on the disk{estimated}; {_mib(there)} are written, {_mib(free)} free"
+    line = f"{output_dir} needs {_mib(needed)} MiB on the disk{estimated}; {there >> 20} are written, {free >> 20} free"
     if needed - there > free:
         raise DataError(f"{line}: make room or choose another --output-dir")
     return line
