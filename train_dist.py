@@ -109,14 +109,15 @@ def next_shard(run: Run, batches: Iterator[Batch], step: int, shard: int) -> tup
     batch = next(batches)
     run.report.watch.waiting(asked)
     run.report.used(step, shard, batch.indices)
+    run.sums.add_bad(shard, len(batch.bad))
     return run.network.normalize(batch.images), batch.labels.to(run.network.world.device, non_blocking=True)
 
 
 def report_step(run: Run, step: int, norm: Tensor) -> None:
     """Read the device's sums, tell them, and stop a run that no longer learns."""
     precision = run.network.precision
-    values = run.sums.read(run.network.world)
-    values |= {"optim/lr": run.rate(step), "optim/grad_norm": norm.item(), **precision.values()}
+    values, bad = run.sums.read(run.network.world)
+    values |= {"optim/lr": run.rate(step), "optim/grad_norm": norm.item(), **precision.values(), **run.count_bad(bad)}
     run.report.progressed(step + 1, values, run.network.world.size)
     precision.check(step + 1)
 
@@ -155,7 +156,7 @@ def validate(network: Network) -> dict[str, Score]:
 def evaluate(network: Network, measured: nn.Module) -> Score:
     """Each validation image exactly once, on any number of processes."""
     world, count, size = network.world, len(network.val.store), network.val_batch_size
-    sums = ValidationSums(-(-count // size), network.classes, world.device)
+    sums = ValidationSums(count, -(-count // size), network.classes, world.device)
     batches = network.val.loader.batches(validation_requests(count, size, world.rank, world.size))
     measured.eval()
     for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):

@@ -9,7 +9,7 @@ import torch
 
 from data.batches import Loader
 from data.dali_loader import DaliLoader
-from data.native_loader import NativeLoader, is_built
+from data.native_loader import GET_IT, NativeLoader, is_built
 from data.plan import Plan, training_plan, validation_plan
 from data.source import Source
 from data.stores import Store, check_classes, open_store
@@ -76,6 +76,11 @@ def engine(config: DataConfig) -> str:
     if config.loader == "auto":
         return "native" if is_built() else "torch"
     return config.loader
+
+
+def missed(config: DataConfig) -> str:
+    """What to add to the line about the loader where the best one was not built."""
+    return "" if config.loader != "auto" or is_built() else f" (--loader native was not built here; {GET_IT})"
 
 
 def _real(config: DataConfig, store: Store, plan: Plan) -> Split:

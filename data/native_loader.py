@@ -20,10 +20,7 @@ except ImportError:  # no compiler or no libjpeg-turbo where this was installed
 
 AHEAD = 3  # batches ready or in work: one in the hands of the training loop, two in the making
 MAKERS = 2  # threads in Python, so that one can prepare a batch while the other waits for C
-GET_IT = (
-    "apt install gcc libjpeg62-turbo-dev (Debian; libjpeg-turbo8-dev on Ubuntu), then pip install -e . again: it loads "
-    "more than twice as fast as --loader torch"
-)
+GET_IT = "apt install gcc libjpeg-dev, then pip install -e . again; it loads more than twice as fast as --loader torch"
 
 
 def is_built() -> bool:

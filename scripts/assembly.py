@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from data.batches import Batch, Normalizer
-from data.loaders import Data, Split, open_data, open_validation, refuse_device
+from data.loaders import Data, Split, missed, open_data, open_validation, refuse_device
 from data.order import steps_per_epoch, training_order, training_requests
 from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
 from utils import distributed
@@ -22,7 +22,7 @@ from utils.config.comparing import refuse_unknown
 from utils.config.parsing import config_from_settings, read_config, settings_of
 from utils.distributed import StopSignal, World
 from utils.ending import Ending
-from utils.errors import UsageError
+from utils.errors import DataError, UsageError
 from utils.files import write_json
 from utils.log import History, IndexLog, Progress, Report, cut_index_logs, say
 from utils.loss import build_loss
@@ -127,12 +127,23 @@ class Run:
         distributed.barrier(world, "the end", self.network.config.training.timeout)
         if world.is_first:
             self.ending.status("done", 0)
-        self.say(f"done: best top-1 {position.best:.3f} % at step {position.best_step}")
+        replaced = f"; {position.bad_images} bad images were replaced by others" if position.bad_images else ""
+        self.say(f"done: best top-1 {position.best:.3f} % at step {position.best_step}{replaced}")
 
     def refuse_unsaved(self) -> None:
         """A run whose last checkpoint was not written has not ended well."""
         if self.keeper.failed:
             raise self.keeper.failed
+
+    def count_bad(self, images: int) -> dict[str, int]:
+        """So many more images were replaced; the number of all, for the log. DataError if they are too many."""
+        position, budget = self.position, self.network.config.data.bad_image_budget
+        position.bad_images += images
+        epochs = -(-position.step // self.steps_per_epoch)
+        if images and position.bad_images > budget * epochs:
+            told = f"{position.bad_images} bad images in {epochs} epochs"
+            raise DataError(f"{told}, more than --bad-image-budget {budget} for each; mend the data set or allow more")
+        return {"data/bad_images": position.bad_images} if position.bad_images else {}
 
     def say(self, line: str) -> None:
         """A line from the first rank."""
@@ -246,6 +257,7 @@ def _introduce(run: Run, data: Data, found: Found | None) -> None:
     say(f"{config.model.model}, norm {config.model.norm}: {parameters:,} parameters, {config.training.precision}")
     say(f"training   {data.train.store.describe()}")
     say(f"validation {data.val.store.describe()}")
+    say(f"loader     {data.train.loader.describe()}{missed(config.data)}")
     say(
         f"{run.shards} shards of {config.training.batch_size} images on {world.size} processes ({world.device.type}): "
         f"{run.steps_per_epoch} steps an epoch, {run.steps} in all; writing to {folder_of(config)}"

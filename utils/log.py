@@ -147,6 +147,8 @@ class Progress:
         ]
         if values.get("amp/skipped_steps"):
             parts.append(f"skipped {values['amp/skipped_steps']:.0f}")
+        if values.get("data/bad_images"):
+            parts.append(f"bad images {values['data/bad_images']:.0f}")
         line = "  ".join(parts)
         if sys.stdout.isatty():
             line = line[: shutil.get_terminal_size().columns - 1]

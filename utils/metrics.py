@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from utils.distributed import World
+from utils.errors import DataError
 
 TOP = (1, 5)
 
@@ -33,11 +34,11 @@ def everywhere(table: Tensor, world: World) -> Tensor:
 
 
 class TrainingSums:
-    """Loss and top-1 of each shard since the last log line: (V, 3) mean losses, hits, images."""
+    """Loss and top-1 of each shard since the last log line: (V, 4) mean losses, hits, images, bad images."""
 
     def __init__(self, count: int, own: range, device: torch.device):
         self.own = own
-        self.table = torch.zeros(count, 3, dtype=torch.float64, device=device)
+        self.table = torch.zeros(count, 4, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, shard: int, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
@@ -45,13 +46,18 @@ class TrainingSums:
         labels = targets.argmax(1) if targets.ndim == 2 else targets
         images = torch.full((), len(labels), dtype=torch.float64, device=loss.device)
         row = torch.stack([loss.double() * images, hits(logits, labels)[0], images])
-        self.table[shard] += torch.where(loss.isfinite(), row, 0.0)
+        self.table[shard, :3] += torch.where(loss.isfinite(), row, 0.0)
 
-    def read(self, world: World) -> dict[str, float]:
-        """Mean loss and top-1 (percent) over all shards since the last reading. Waits for the device."""
-        loss, top1, images = everywhere(self.table, world).sum(0).tolist()
+    def add_bad(self, shard: int, images: int) -> None:
+        """So many images of a shard were bad, and replaced by others."""
+        if images:
+            self.table[shard, 3] += images
+
+    def read(self, world: World) -> tuple[dict[str, float], int]:
+        """Mean loss and top-1 (percent) of all shards, and bad images, since the last reading. Waits for the device."""
+        loss, top1, images, bad = everywhere(self.table, world).sum(0).tolist()
         self.table.zero_()
-        return {"train/loss": loss / images, "train/top1": 100 * top1 / images} if images else {}
+        return {"train/loss": loss / images, "train/top1": 100 * top1 / images} if images else {}, int(bad)
 
     def state(self, world: World) -> Tensor:
         """All ranks' rows, for a checkpoint."""
@@ -64,25 +70,29 @@ class TrainingSums:
 
 @dataclass(frozen=True)
 class Score:
-    """What a validation found: top-1 and top-5 in percent, the mean loss, how many images were counted."""
+    """What a validation found: top-1 and top-5 in percent, the mean loss, how many images were counted or left out."""
 
     top1: float
     top5: float
     loss: float
     images: int
+    left_out: int  # bad ones
     classes: Tensor  # (k, 2) whole numbers: images of each class, and how many were right
 
     def values(self) -> dict[str, float]:
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss}
 
     def __str__(self) -> str:
-        return f"top-1 {self.top1:.3f} %  top-5 {self.top5:.3f} %  loss {self.loss:.4f}  ({self.images} images)"
+        left_out = f", {self.left_out} bad ones left out" if self.left_out else ""
+        counted = f"({self.images} images{left_out})"
+        return f"top-1 {self.top1:.3f} %  top-5 {self.top5:.3f} %  loss {self.loss:.4f}  {counted}"
 
 
 class ValidationSums:
-    """Loss and hits of each validation batch, and hits of each class."""
+    """Loss and hits of each validation batch, and hits of each class, of `count` images or fewer."""
 
-    def __init__(self, batches: int, classes: int, device: torch.device):
+    def __init__(self, count: int, batches: int, classes: int, device: torch.device):
+        self.count = count
         self.table = torch.zeros(batches, 4, dtype=torch.float64, device=device)
         self.classes = torch.zeros(classes, 2, dtype=torch.int64, device=device)
 
@@ -97,7 +107,10 @@ class ValidationSums:
     def score(self, world: World) -> Score:
         loss, top1, top5, images = everywhere(self.table, world).sum(0).tolist()
         classes = everywhere(self.classes, world).cpu()
-        return Score(100 * top1 / images, 100 * top5 / images, loss / images, int(images), classes)
+        if not images:
+            raise DataError(f"none of the {self.count} validation images can be decoded")
+        left_out = self.count - int(images)
+        return Score(100 * top1 / images, 100 * top5 / images, loss / images, int(images), left_out, classes)
 
 
 def write_class_accuracy(folder: Path, names: Sequence[str], classes: Tensor) -> None:

@@ -37,6 +37,7 @@ class Position:
     epoch: int = 0
     best: float = -1.0  # top-1, percent
     best_step: int = -1
+    bad_images: int = 0  # replaced by others in training, as of the last log line
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def gather(parts: dict[str, HasState], position: Position, sums: Tensor) -> Fact
         "epoch": position.epoch,
         "metric": position.best,
         "metric_step": position.best_step,
+        "bad_images": position.bad_images,
         "sums": sums,
         "numerics": numerics(),
     }
@@ -99,7 +101,8 @@ def give_back(parts: dict[str, HasState], saved: Facts, where: object) -> Positi
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{where} does not fit in {name}: {reason}") from error
-    return Position(saved["step"], saved["epoch"], saved["metric"], saved["metric_step"])
+    names = ("step", "epoch", "metric", "metric_step", "bad_images")
+    return Position(*(saved[name] for name in names))
 
 
 def numerics() -> Settings:

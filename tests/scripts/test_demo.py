@@ -121,7 +121,7 @@ def test_the_kill_comes_after_steps_that_follow_a_checkpoint_within_an_epoch(
 
 
 def test_the_top1_is_the_one_that_an_evaluation_prints():
-    score = Score(98.611, 100.0, 0.05, 360, None)
+    score = Score(98.611, 100.0, 0.05, 360, 0, None)
     assert top1_in(f"resnet20, after 5 steps\nval        {score}") == 98.611
     with pytest.raises(TrainingError, match="no top-1"):
         top1_in("nothing")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.distributed import World
+from utils.errors import DataError
 from utils.metrics import Score, TrainingSums, ValidationSums, everywhere, hits, write_class_accuracy
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def test_logits_that_are_not_numbers_hit_at_most_by_chance() -> None:
 
 def added(numbers: list[int], batches: int) -> ValidationSums:
     """The tables of a rank that measured these batches."""
-    sums = ValidationSums(batches, CLASSES, CPU)
+    sums = ValidationSums(9 * (batches - 1) + 4, batches, CLASSES, CPU)
     for number in numbers:
         sums.add(number, *batch(number, 4 if number == batches - 1 else 9))
     return sums
@@ -72,7 +73,7 @@ def test_score_is_of_all_images_once() -> None:
     score = added(list(range(8)), 8).score(ALONE)
     parts = [batch(number, 4 if number == 7 else 9) for number in range(8)]
     losses, logits, labels = (torch.cat([part[i] for part in parts]) for i in range(3))
-    assert score.images == 7 * 9 + 4
+    assert score.images == 7 * 9 + 4 and score.left_out == 0
     assert score.top1 == pytest.approx(100 * counted(logits, labels, 1) / 67, rel=1e-12)
     assert score.top5 == pytest.approx(100 * counted(logits, labels, 5) / 67, rel=1e-12)
     assert score.loss == pytest.approx(sum(losses.double().tolist()) / 67, rel=1e-12)
@@ -83,8 +84,19 @@ def test_score_is_of_all_images_once() -> None:
     assert score.values() == {"top1": score.top1, "top5": score.top5, "loss": score.loss}
 
 
+def test_bad_images_are_left_out_of_the_score_and_counted() -> None:
+    sums = ValidationSums(18, 2, CLASSES, CPU)
+    sums.add(0, *batch(0, 9))
+    sums.add(1, *batch(1, 5))
+    score = sums.score(ALONE)
+    assert (score.images, score.left_out) == (14, 4)
+    assert str(score).endswith("(14 images, 4 bad ones left out)")
+    with pytest.raises(DataError, match="none of the 18 validation images"):
+        ValidationSums(18, 2, CLASSES, CPU).score(ALONE)
+
+
 def test_score_tells_percents_loss_and_images() -> None:
-    score = Score(top1=76.54321, top5=93.2, loss=0.98765, images=50_000, classes=torch.zeros(1, 2))
+    score = Score(top1=76.54321, top5=93.2, loss=0.98765, images=50_000, left_out=0, classes=torch.zeros(1, 2))
     assert str(score) == "top-1 76.543 %  top-5 93.200 %  loss 0.9877  (50000 images)"
 
 
@@ -97,14 +109,16 @@ def test_training_numbers_do_not_depend_on_the_number_of_ranks(size: int) -> Non
             for shard in rank.own:
                 losses, logits, labels = batch(10 * step + shard)
                 rank.add(shard, losses.mean(), logits, labels)
+                rank.add_bad(shard, shard)
     parts = [batch(10 * step + shard) for step in range(3) for shard in range(4)]
     loss = sum(part[0].mean().double().item() for part in parts) / 12
     right = sum(counted(logits, labels, 1) for _, logits, labels in parts)
     for rank in ranks[1:]:
         ranks[0].table += rank.table
-    found = ranks[0].read(ALONE)
+    found, bad = ranks[0].read(ALONE)
+    assert bad == 3 * (0 + 1 + 2 + 3)
     assert found == {"train/loss": pytest.approx(loss, rel=1e-12), "train/top1": pytest.approx(100 * right / 108)}
-    assert ranks[0].read(ALONE) == {}  # nothing since the last reading
+    assert ranks[0].read(ALONE) == ({}, 0)  # nothing since the last reading
 
 
 def test_mixed_targets_count_as_the_class_with_the_larger_share() -> None:
@@ -112,7 +126,7 @@ def test_mixed_targets_count_as_the_class_with_the_larger_share() -> None:
     logits = torch.eye(3)
     targets = torch.tensor([[0.6, 0.4, 0.0], [0.7, 0.3, 0.0], [0.0, 0.45, 0.55]])
     sums.add(0, torch.tensor(1.0), logits, targets)
-    assert sums.read(ALONE) == {"train/loss": 1.0, "train/top1": pytest.approx(200 / 3)}
+    assert sums.read(ALONE)[0] == {"train/loss": 1.0, "train/top1": pytest.approx(200 / 3)}
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -121,9 +135,9 @@ def test_loss_that_is_not_finite_is_left_out_with_its_images(loss: float) -> Non
     logits, labels = torch.eye(3), torch.tensor([0, 1, 0])
     sums.add(0, torch.tensor(2.0), logits, labels)
     sums.add(1, torch.tensor(loss), torch.full((3, 3), torch.nan), labels)
-    assert sums.read(ALONE) == {"train/loss": 2.0, "train/top1": pytest.approx(200 / 3)}
+    assert sums.read(ALONE)[0] == {"train/loss": 2.0, "train/top1": pytest.approx(200 / 3)}
     sums.add(1, torch.tensor(loss), logits, labels)
-    assert sums.read(ALONE) == {}
+    assert sums.read(ALONE) == ({}, 0)
 
 
 def test_sums_go_on_from_a_checkpoint_at_another_number_of_ranks() -> None:

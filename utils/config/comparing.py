@@ -10,10 +10,11 @@ from utils.registry import nearest
 # Without effect on the weights that come out. Shards, grad_accum_steps and data_dir are compared by what they stand
 # for: V, and the data set's fingerprint.
 THE_MACHINE = ("data_dir", "workers", "shards", "grad_accum_steps", "device", "threads", "timeout")
+PATIENCE = ("bad_image_budget",)
 VALIDATION = ("val_resize", "val_crop", "val_batch_size", "val_interval", "evaluate", "class_accuracy")
 WHAT_IS_TOLD = ("output_dir", "save_every", "keep_epochs", "log_interval", "log_indices", "debug")
 RESUMING = ("resume", "resume_allow")
-MAY_CHANGE = frozenset(THE_MACHINE + VALIDATION + WHAT_IS_TOLD + RESUMING)
+MAY_CHANGE = frozenset(THE_MACHINE + PATIENCE + VALIDATION + WHAT_IS_TOLD + RESUMING)
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
