@@ -68,7 +68,7 @@ def fuzz(config: FuzzConfig) -> int:
 
 
 def decode_all(images: str | None, count: int, seed: int, last: str) -> int:
-    """What `fuzz` runs: decode `count` damaged images, each kept at the path `last` before it is tried; 1 if one hung."""
+    """What `fuzz` runs: decode `count` damaged images, each first kept at the path `last`; 1 if one took too long."""
     decoder = import_module("data.region_decoder").Decoder(1)
     if SANITIZED not in os.environ:
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
