@@ -1,6 +1,8 @@
 """Small data sets made on the spot, and those of ../shared where it is there."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,13 +24,13 @@ def _picture(seed: int, width: int, height: int, mode: str = "RGB") -> Image.Ima
     return Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).convert(mode)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def picture() -> Callable[..., Image.Image]:
     """Makes an image: picture(seed, width, height, mode)."""
     return _picture
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def encoded() -> Callable[..., bytes]:
     """Encodes an image: encoded(image, format, **options)."""
 
@@ -38,6 +40,40 @@ def encoded() -> Callable[..., bytes]:
         return file.getvalue()
 
     return encode
+
+
+def _png(side: int, bits: int, color: int, rows: bytes) -> bytes:
+    """A PNG file, square, of any rows."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", side, side, bits, color, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    chunks = [struct.pack(">I", len(body)) + kind + body for kind, body in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk + struct.pack(">I", zlib.crc32(chunk[4:])) for chunk in chunks)
+
+
+@pytest.fixture(scope="session")
+def deep_png() -> Callable[[int], bytes]:
+    """A PNG of 4 x 4 pixels, 16 bits a channel: colour type 0 greyscale, 2 RGB, 6 RGBA, which Pillow cannot write."""
+    return lambda color: _png(4, 16, color, (b"\0" + b"\x03\xe8" * 4 * {0: 1, 2: 3, 6: 4}[color]) * 4)
+
+
+@pytest.fixture(scope="session")
+def huge_png() -> bytes:
+    """A small PNG whose header claims 30,000 x 30,000 pixels."""
+    return _png(30_000, 8, 0, bytes(30_001) * 10)
+
+
+@pytest.fixture(scope="session")
+def claiming() -> Callable[[bytes, int, int], bytes]:
+    """A baseline JPEG whose header claims another size: claiming(content, width, height)."""
+
+    def change(content: bytes, width: int, height: int) -> bytes:
+        place = content.index(b"\xff\xc0") + 5
+        return content[:place] + struct.pack(">HH", height, width) + content[place + 4 :]
+
+    return change
 
 
 @pytest.fixture
