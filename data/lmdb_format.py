@@ -1,7 +1,8 @@
 """The files of one split of an LMDB data set: `data.mdb`, `index.npy` and, written last, `meta.json`.
 
 `data.mdb` maps an image's number, as 8 decimal digits, to a Caffe Datum. `index.npy` holds a RECORD for each image, in
-order. `meta.json` holds a `Meta`; without it the build is unfinished. Nothing is pickled.
+order. `meta.json` holds a `Meta`; without it the build is unfinished. Nothing is pickled. Damage anywhere is found: the
+checksum of each image is in the index, that of the index in meta.json, and so is that of the rest of meta.json.
 
 The index knows where in `data.mdb` each image's bytes lie, so that reading takes one `pread` and no LMDB, whose engine
 follows damaged pages out of the file and dies. Caffe's and DALI's readers open `data.mdb` as the LMDB that it is.
@@ -9,8 +10,10 @@ follows damaged pages out of the file and dies. Caffe's and DALI's readers open 
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +24,7 @@ from utils.files import write_atomically, write_json
 
 DATA, INDEX, META = "data.mdb", "index.npy", "meta.json"
 UNFINISHED = "unfinished.json"  # lies there during a build and says how many records there will be
-VERSION = 2
+VERSION = 3
 
 # Of each image: class; length, size in pixels and zlib.crc32 of its encoded bytes; where in data.mdb those begin.
 CONTENT = [("label", "<i4"), ("bytes", "<u4"), ("width", "<u4"), ("height", "<u4"), ("crc32", "<u4")]
@@ -32,7 +35,10 @@ FINGERPRINTED = 1 << 16  # rows taken at once, so that memory stays flat
 
 @dataclass(frozen=True)
 class Meta:
-    """What `meta.json` says of a split. `listing` is that of the folder it was built from (see `listing` in stores)."""
+    """What `meta.json` says of a split. `listing` is that of the folder it was built from (see `listing` in stores).
+
+    `mean` and `std` of the channels, in [0, 1], are there once verify_lmdb has measured them.
+    """
 
     version: int
     count: int
@@ -40,6 +46,15 @@ class Meta:
     classes: tuple[str, ...]
     listing: str
     fingerprint: str
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class Described(NamedTuple):
+    """The two small files of a split, of one build and undamaged."""
+
+    meta: Meta
+    index: NDArray[np.void]
 
 
 def key(index: int) -> bytes:
@@ -65,37 +80,59 @@ def write_index(folder: Path, index: NDArray[np.void]) -> None:
 
 
 def read_index(folder: Path) -> NDArray[np.void]:
-    """`index.npy`, mapped into memory, so that processes share it. DataError if it is missing or damaged."""
+    """`index.npy`. DataError if it is missing or damaged.
+
+    It is read, 36 MB for ImageNet, not mapped: forked workers share it all the same, and when somebody writes over the
+    file of a running training, labels do not change, nor does the kernel end it for a page that is gone.
+    """
     path = folder / INDEX
     try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}; {REBUILD}") from error
-    if not isinstance(index, np.ndarray) or index.dtype != RECORD or index.ndim != 1:
+        mapped = np.lib.format.open_memmap(path, mode="r")  # of a length that was compared with the file's
+    except Exception as error:  # numpy raises a dozen types on damaged headers
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}; {REBUILD}") from error
+    if mapped.dtype != RECORD or mapped.ndim != 1:
         raise DataError(f"{path} does not hold records of {RECORD.names}; {REBUILD}")
-    return index
+    return np.array(mapped)
 
 
 def write_meta(folder: Path, meta: Meta) -> None:
-    """Write `meta.json`, which says that the split is complete."""
-    write_json(folder / META, asdict(meta))
+    """Write `meta.json`, which says that the split is complete, with the checksums of `index.npy` and of itself."""
+    content = asdict(meta) | {"index_crc32": zlib.crc32(read_index(folder))}
+    write_json(folder / META, content | {"crc32": _checksum(content)})
 
 
-def read_meta(folder: Path) -> Meta:
-    """What `meta.json` says. DataError if it is damaged or of a version that this program does not read."""
-    path = folder / META
+def describe(folder: Path) -> Described:
+    """`meta.json` and `index.npy`. DataError if one is damaged, of another build or of another version."""
+    content = _read_meta(folder / META)
+    index_checksum = content.pop("index_crc32")
+    meta = Meta(**content)
+    index = read_index(folder)
+    if len(index) != meta.count:
+        counts = f"meta.json {meta.count}, index.npy {len(index)}"
+        raise DataError(f"{folder} is of several builds: {counts} records; {REBUILD}")
+    if zlib.crc32(index) != index_checksum:
+        raise DataError(f"{folder / INDEX} is damaged: its checksum is not that in {META}; {REBUILD}")
+    return Described(meta, index)
+
+
+def _read_meta(path: Path) -> dict[str, object]:
+    """What `meta.json` says, under the names of Meta, and the checksum of the index."""
     try:
         content = json.loads(path.read_bytes())
-        version = content["version"]
-        if version != VERSION:
-            raise DataError(f"{path} is of format version {version}, this program reads {VERSION}; {REBUILD}")
-        strings = [*content["classes"], content["listing"], content["fingerprint"]]
-        if not all(isinstance(string, str) for string in strings):
-            raise TypeError("a name is no string")
-        numbers = int(content["count"]), int(content["data_bytes"])
-        return Meta(version, *numbers, tuple(content["classes"]), *strings[-2:])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if content["version"] != VERSION:
+            found = content["version"]
+            raise DataError(f"{path} is of format version {found}, this program reads {VERSION}; {REBUILD}")
+        if content.pop("crc32") != _checksum(content):
+            raise DataError(f"{path} is damaged: its checksum is not the one in it; copy it again, or {REBUILD}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); {REBUILD}") from error
+    # From here on it is what write_meta wrote, but for JSON's lists.
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+
+
+def _checksum(content: dict[str, object]) -> int:
+    """crc32 of the words of meta.json, in whatever order and layout they are written."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def foreign(path: Path, why: str) -> DataError:

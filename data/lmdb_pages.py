@@ -15,14 +15,15 @@ from utils.errors import DataError, EnvironmentFault
 
 REBUILD = "build it again with scripts/generate_lmdb.py"
 
-# MDB_meta, after a page header of 16 bytes: magic, version, page size, records in the main table, its root page, last
-# page used, transaction number.
-META_PAGE = struct.Struct("<16xII16xI44x32xQQQQ")
+# MDB_meta, after a page header of 16 bytes: magic, version, page size; of the main table its flags, depth, branch, leaf
+# and overflow pages, records and root page; last page used, transaction number.
+META_PAGE = struct.Struct("<16xII16xI44x4xHHQQQQQQQ")
 MAGIC, LMDB_VERSION = 0xBEEFC0DE, 1
 NEWER_HEAD = struct.Struct("<24xII")  # magic and version in LMDB 1.0, whose page header is longer
 PAGE_SIZES = {2**power for power in range(8, 17)}
 
 PAGE_HEADER = struct.Struct("<QxxHHH")  # number, flags, end of the list of nodes, begin of the free space's end
+OVERFLOW_HEADER = struct.Struct("<QxxHI")  # number, flags, pages
 NODE = struct.Struct("<HHHH")  # low and high half of a size or page, flags (of a branch: top of the page), key size
 PAGE_NUMBER = struct.Struct("<Q")
 BRANCH, LEAF, OVERFLOW, ELSEWHERE = 1, 2, 4, 1
@@ -34,6 +35,11 @@ class Head(NamedTuple):
     """What the newer meta page says."""
 
     page_size: int
+    flags: int
+    depth: int
+    branches: int
+    leaves: int
+    overflows: int
     records: int
     root: int
     last_page: int
@@ -83,65 +89,100 @@ def _meta_page(path: Path, head: bytes) -> Head:
     return Head(*fields)
 
 
-def places(path: Path) -> Iterator[Place]:
+def places(path: Path, damages: list[str] | None = None) -> Iterator[Place]:
     """Every record of the `data.mdb` at `path`, in the order of the keys; a million in a few seconds.
 
-    DataError at the first page that is not what the tree says it is.
+    DataError at the first page that is not what the tree says it is; with `damages`, each such page adds a line to it,
+    and what it leads to is left out.
     """
     head = read_head(path)
     with open(path, "rb", buffering=0) as file:
+        tree = _Tree(path, file.fileno(), head, damages)
         if head.root != NO_PAGE:
-            yield from _below(file.fileno(), path, head, head.root, DEPTH)
+            yield from tree.below(head.root, 1)
+    tree.compare_with_head()
 
 
-def _below(file: int, path: Path, head: Head, number: int, depth: int) -> Iterator[Place]:
-    """The records of a page and of all pages that it leads to."""
-    page, flags, nodes = _page(file, path, head, number)
-    if depth == 0:
-        raise DataError(f"{path} is damaged: its pages lead in a circle; copy it again, or {REBUILD}")
-    for node in nodes:
-        low, high, top, key_size = NODE.unpack_from(page, node)
-        value = node + NODE.size + key_size
-        key = page[node + NODE.size : value]
-        if flags & BRANCH:
-            yield from _below(file, path, head, low | high << 16 | top << 32, depth - 1)
-        elif top & ELSEWHERE:
-            (place,) = PAGE_NUMBER.unpack_from(page, value)
-            yield Place(key, _overflow(file, path, head, place, low | high << 16), low | high << 16)
-        elif value + (low | high << 16) <= head.page_size:
-            yield Place(key, number * head.page_size + value, low | high << 16)
-        else:
-            raise _damaged(path, number)
+class _Tree:
+    """The B-tree of a file, as far as it was walked."""
 
+    def __init__(self, path: Path, file: int, head: Head, damages: list[str] | None) -> None:
+        self.path, self.file, self.head, self.damages = path, file, head, damages
+        self.branches = self.leaves = self.overflows = self.records = self.depth = 0
+        self.seen = bytearray(head.last_page // 8 + 1)  # a bit for each page
 
-def _page(file: int, path: Path, head: Head, number: int) -> tuple[bytes, int, tuple[int, ...]]:
-    """A branch or leaf page: its bytes, its flags, and where in it its nodes begin."""
-    page = os.pread(file, head.page_size, number * head.page_size) if number <= head.last_page else b""
-    if len(page) < head.page_size:
-        raise _damaged(path, number)
-    own, flags, lower, upper = PAGE_HEADER.unpack_from(page)
-    count = (lower - 16) // 2
-    if own != number or flags not in (BRANCH, LEAF) or count < 0 or not lower <= upper <= head.page_size:
-        raise _damaged(path, number)
-    nodes = struct.unpack_from(f"<{count}H", page, 16)
-    for node in nodes:
-        if not upper <= node <= head.page_size - NODE.size:
-            raise _damaged(path, number)
-        _, _, top, key_size = NODE.unpack_from(page, node)
-        elsewhere = PAGE_NUMBER.size if flags & LEAF and top & ELSEWHERE else 0
-        if node + NODE.size + key_size + elsewhere > head.page_size:
-            raise _damaged(path, number)
-    return page, flags, nodes
+    def below(self, number: int, depth: int) -> Iterator[Place]:
+        """The records of a page and of all pages that it leads to."""
+        try:
+            page, flags, nodes = self._page(number, depth)
+        except DataError as error:
+            self._refuse(error)
+            return
+        for node in nodes:
+            low, high, top, key_size = NODE.unpack_from(page, node)
+            if flags == BRANCH:
+                yield from self.below(low | high << 16 | top << 32, depth + 1)
+                continue
+            key, length = page[node + NODE.size : node + NODE.size + key_size], low | high << 16
+            try:
+                yield Place(key, self._value(page, number, node + NODE.size + key_size, length, top), length)
+            except DataError as error:
+                self._refuse(error)
 
+    def compare_with_head(self) -> None:
+        """The walk is over, and must have come across as much as the head of the file says."""
+        head = self.head
+        expected = (head.depth, head.branches, head.leaves, head.overflows, head.records)
+        found = (self.depth, self.branches, self.leaves, self.overflows, self.records)
+        if not self.damages and expected != found:
+            what = "levels, branch, leaf and overflow pages and records"
+            told = f"its head tells of {what} {expected}, found {found}"
+            self._refuse(DataError(f"{self.path} is damaged: {told}; copy it again, or {REBUILD}"))
 
-def _overflow(file: int, path: Path, head: Head, number: int, length: int) -> int:
-    """Where a value begins that lies in overflow pages from `number` on."""
-    begin = number * head.page_size + 16
-    header = os.pread(file, 16, begin - 16) if begin + length <= (head.last_page + 1) * head.page_size else b""
-    if len(header) < 16 or PAGE_HEADER.unpack_from(header + b"\0\0")[:2] != (number, OVERFLOW):
-        raise _damaged(path, number)
-    return begin
+    def _page(self, number: int, depth: int) -> tuple[bytes, int, tuple[int, ...]]:
+        """A branch or leaf page that was not met before: its bytes, its flags, and where in it its nodes begin."""
+        size = self.head.page_size
+        page = os.pread(self.file, size, number * size) if number <= self.head.last_page else b""
+        if len(page) < size or depth > DEPTH or self.seen[number // 8] >> number % 8 & 1:
+            raise self._damaged(number)
+        self.seen[number // 8] |= 1 << number % 8
+        own, flags, lower, upper = PAGE_HEADER.unpack_from(page)
+        count = (lower - 16) // 2
+        if own != number or flags not in (BRANCH, LEAF) or count < 1 or not lower <= upper <= size:
+            raise self._damaged(number)
+        nodes = struct.unpack_from(f"<{count}H", page, 16)
+        for node in nodes:
+            if not upper <= node <= size - NODE.size:
+                raise self._damaged(number)
+            low, high, top, key_size = NODE.unpack_from(page, node)
+            elsewhere = PAGE_NUMBER.size if top & ELSEWHERE else low | high << 16
+            if node + NODE.size + key_size + (elsewhere if flags == LEAF else 0) > size:
+                raise self._damaged(number)
+        self.depth = max(self.depth, depth)
+        self.branches += flags == BRANCH
+        self.leaves += flags == LEAF
+        return page, flags, nodes
 
+    def _value(self, page: bytes, number: int, value: int, length: int, top: int) -> int:
+        """Where in the file the value of a leaf page's node begins, which is `value` in the page or elsewhere."""
+        size = self.head.page_size
+        self.records += 1
+        if top not in (0, ELSEWHERE):
+            raise self._damaged(number)
+        if not top:
+            return number * size + value
+        (place,) = PAGE_NUMBER.unpack_from(page, value)
+        pages = -(-(16 + length) // size)
+        header = os.pread(self.file, 16, place * size) if place + pages <= self.head.last_page + 1 else b""
+        if len(header) < 16 or OVERFLOW_HEADER.unpack(header) != (place, OVERFLOW, pages):
+            raise self._damaged(place)
+        self.overflows += pages
+        return place * size + 16
 
-def _damaged(path: Path, number: int) -> DataError:
-    return DataError(f"{path} is damaged: page {number} is not what it was; copy it again, or {REBUILD}")
+    def _refuse(self, error: DataError) -> None:
+        if self.damages is None:
+            raise error
+        self.damages.append(str(error))
+
+    def _damaged(self, number: int) -> DataError:
+        return DataError(f"{self.path} is damaged: page {number} is not what it was; copy it again, or {REBUILD}")

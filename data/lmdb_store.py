@@ -7,12 +7,12 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from data.lmdb_format import DATA, META, UNFINISHED, fingerprint, foreign, key, read_index, read_meta
-from data.lmdb_pages import REBUILD, read_head
+from data import datum
+from data.lmdb_format import DATA, META, UNFINISHED, describe, foreign, key
+from data.lmdb_pages import REBUILD, places, read_head
 from utils.errors import DataError
 
 
@@ -28,43 +28,40 @@ class LmdbStore:
     """One split of an LMDB data set; see `data.lmdb_format`.
 
     Opening it reads and checks the two small files and the head of `data.mdb`. Errors are DataErrors that name the file
-    or the record.
+    or the record. A `data.mdb` that is written over while it is open gives errors too, for its checksums are known.
     """
 
     def __init__(self, folder: Path) -> None:
         records = read_head(folder / DATA).records
         if not (folder / META).exists():
             raise _without_meta(folder, records)
-        meta = read_meta(folder)
         self.folder = folder
-        self.classes = meta.classes
-        self._index = read_index(folder)
-        self._identity = {"listing": meta.listing, "content": meta.fingerprint}
+        self.meta, self.index = describe(folder)
+        self.classes = self.meta.classes
         self._file = open(folder / DATA, "rb", buffering=0)  # noqa: SIM115 (open as long as the store)
-        if not meta.count == len(self._index) == records:
-            counts = f"meta.json {meta.count}, index.npy {len(self._index)}, data.mdb {records}"
+        if self.meta.count != records:
+            counts = f"meta.json {self.meta.count}, data.mdb {records}"
             raise DataError(f"{folder} is of several builds: {counts} records; {REBUILD}")
-        if fingerprint(meta.classes, self._index) != meta.fingerprint:
-            raise DataError(f"{folder}: index.npy is damaged, its checksum is not that in meta.json; {REBUILD}")
-        if (size := os.fstat(self._file.fileno()).st_size) != meta.data_bytes:
-            found = f"{size} bytes, {meta.data_bytes} when it was built (mdb_copy -c moves records)"
+        size = os.fstat(self._file.fileno()).st_size
+        if size != self.meta.data_bytes:
+            found = f"{size} bytes, {self.meta.data_bytes} when it was built (mdb_copy -c moves records)"
             raise DataError(f"{folder / DATA} has {found}; copy the file as it was, or {REBUILD}")
-        self._check_labels()
+        self._check_rows()
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.index)
 
     def __reduce__(self) -> tuple[type["LmdbStore"], tuple[Path]]:
         return LmdbStore, (self.folder,)  # an open file cannot be sent to a process that was not forked
 
     @property
     def labels(self) -> NDArray[np.int32]:
-        """The class of each image: (n,), mapped into memory."""
-        return self._index["label"]
+        """The class of each image: (n,)."""
+        return self.index["label"]
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image. DataError if they are not those that the LMDB was built from."""
-        row = self._index[index]
+        row = self.index[index]
         try:
             encoded = os.pread(self._file.fileno(), int(row["bytes"]), int(row["offset"]))
         except OSError as error:
@@ -74,9 +71,19 @@ class LmdbStore:
             raise DataError(f"{self.name(index)} has another crc32 than when it was built ({found}); {REBUILD}")
         return encoded
 
+    def read_record(self, index: int) -> bytes:
+        """What `read` gives, once label and size in the record have been compared with the index too."""
+        encoded, row = self.read(index), self.index[index]
+        height, width = int(row["height"]), int(row["width"])
+        expected = datum.encode(datum.Datum(height, width, int(row["label"]), encoded))
+        begin = int(row["offset"]) - datum.prefix(height, width, len(encoded))
+        if begin < 0 or os.pread(self._file.fileno(), len(expected), begin) != expected:
+            raise DataError(f"{self.name(index)} has another label or size than in index.npy; {REBUILD}")
+        return encoded
+
     def extents(self, indices: NDArray[np.int64]) -> Extents:
         """Where the bytes of the images `indices` (n,) lie, for a reader that checks their checksums itself."""
-        rows = self._index[indices]
+        rows = self.index[indices]
         places = np.stack([rows[name].astype(np.int64) for name in ("offset", "bytes", "crc32")], axis=1)
         sizes = np.stack([rows[name].astype(np.int64) for name in ("width", "height")], axis=1)
         return Extents(self._file.fileno(), places, sizes)
@@ -87,19 +94,22 @@ class LmdbStore:
 
     def identity(self) -> dict[str, str]:
         """`listing`: that of the folder the LMDB was built from; `content`: the fingerprint of every record."""
-        return dict(self._identity)
+        return {"listing": self.meta.listing, "content": self.meta.fingerprint}
 
     def describe(self) -> str:
         """One line for the log."""
         return f"LMDB {self.folder}: {len(self)} images of {len(self.classes)} classes"
 
-    def _check_labels(self) -> None:
-        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
+    def _check_rows(self) -> None:
+        """Every label is a class and every image lies within the file. DataError: the builder was wrong."""
+        labels, classes = self.labels, len(self.classes)
+        wrong = (labels < 0) | (labels >= classes)
         if wrong.any():
             first = int(wrong.argmax())
-            raise DataError(
-                f"{self.name(first)} has label {self.labels[first]}, expected 0 to {len(self.classes) - 1}; {REBUILD}"
-            )
+            raise DataError(f"{self.name(first)} has label {labels[first]}, expected 0 to {classes - 1}; {REBUILD}")
+        beyond = self.index["offset"] + self.index["bytes"] > self.meta.data_bytes
+        if beyond.any():
+            raise DataError(f"{self.name(int(beyond.argmax()))} lies beyond the end of the file; {REBUILD}")
 
 
 def _without_meta(folder: Path, records: int) -> DataError:
@@ -107,14 +117,10 @@ def _without_meta(folder: Path, records: int) -> DataError:
     if (folder / UNFINISHED).exists():
         written = f"{records} of {_planned(folder)} records"
         return DataError(f"{folder} has no meta.json: build unfinished, {written}; {REBUILD}")
-    try:
-        with lmdb.open(str(folder), readonly=True, lock=False) as environment, environment.begin() as reading:
-            first = next(reading.cursor().iternext(values=False), None)
-    except lmdb.Error as error:
-        return DataError(f"{folder} has no meta.json and cannot be opened: {error}; {REBUILD}")
-    if first is None or re.fullmatch(rb"\d{8}", first):
+    first = next(places(folder / DATA), None)
+    if first is None or re.fullmatch(rb"\d{8}", first.key):
         return DataError(f"{folder} has no meta.json: build unfinished after {records} records; {REBUILD}")
-    return foreign(folder, f"first key {first!r}, no meta.json")
+    return foreign(folder, f"first key {first.key!r}, no meta.json")
 
 
 def _planned(folder: Path) -> str:

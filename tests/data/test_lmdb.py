@@ -1,5 +1,7 @@
 """LMDBs as generate_lmdb writes them, whole and damaged."""
 
+import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from data import datum
-from data.lmdb_format import RECORD
+from data.lmdb_format import RECORD, describe, read_index, write_index, write_meta
 from data.lmdb_pages import places, read_head
 from data.lmdb_store import LmdbStore
 from data.lmdb_writer import build, write_split
@@ -117,21 +119,71 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "index.npy of numbers": (lambda split: np.save(split / "index.npy", np.zeros(12)), "does not hold records"),
     "index.npy of another build": (
         lambda split: np.save(split / "index.npy", np.zeros(7, RECORD)),
-        "meta.json 12, index.npy 7, data.mdb 12",
+        "meta.json 12, index.npy 7 records",
     ),
     "index.npy of zeros": (lambda split: np.save(split / "index.npy", np.zeros(12, RECORD)), "index.npy is damaged"),
     "meta.json cut": (lambda split: os.truncate(split / "meta.json", 40), "meta.json cannot be read"),
-    "meta.json of another version": (lambda split: edit(split, version=1), "format version 1, this program reads 2"),
-    "meta.json of another data.mdb": (lambda split: edit(split, data_bytes=4096), "4096 when it was built"),
-    "meta.json without classes": (lambda split: edit(split, classes=3), "meta.json cannot be read"),
-    "meta.json with another class": (lambda split: edit(split, classes=["a", "b", "x"]), "checksum"),
+    "meta.json of another version": (lambda split: edit(split, version=1), "format version 1, this program reads 3"),
+    "meta.json of another data.mdb": (lambda split: rewrite(split, data_bytes=4096), "4096 when it was built"),
+    "meta.json of another count": (lambda split: rewrite(split, count=11), "meta.json 11, index.npy 12 records"),
+    "meta.json without classes": (lambda split: edit(split, classes=3), "meta.json is damaged"),
+    "meta.json with another class": (lambda split: edit(split, classes=["a", "b", "x"]), "meta.json is damaged"),
+    "meta.json with another mean": (lambda split: edit(split, mean=[0.1, 0.2, 0.3]), "meta.json is damaged"),
+    "meta.json with fewer classes": (lambda split: rewrite(split, classes=("a", "b")), "label 2, expected 0 to 1"),
+    "meta.json of lists in lists": (lambda split: (split / "meta.json").write_text("[" * 10**5), "cannot be read"),
+    "meta.json of a number": (lambda split: (split / "meta.json").write_text("3"), "cannot be read"),
+    "another label in index.npy": (lambda split: reindex(split, "label", 2), "index.npy is damaged"),
+    "another place in index.npy": (lambda split: reindex(split, "offset", 2**63), "index.npy is damaged"),
+    "index.npy that is a zip": (lambda split: (split / "index.npy").write_bytes(b"PK\x03\x04"), "cannot be read"),
+    "index.npy that claims terabytes": (
+        lambda split: (split / "index.npy").write_bytes(npy_head(10**12) + b"0" * 99),
+        "index.npy cannot be read",
+    ),
+    "the record count of data.mdb": (
+        lambda split: overwrite(split / "data.mdb", MAIN_RECORDS, bytes(8)),
+        "meta.json 12, data.mdb 0 records",
+    ),
+    "pages of 3 bytes in data.mdb": (
+        lambda split: overwrite(split / "data.mdb", PAGE_SIZE, b"\3\0\0\0"),
+        "its pages would have 3 bytes",
+    ),
 }
+PAGE_SIZE = (40, 4096 + 40)  # places in data.mdb: of each of the two meta pages, whichever holds
+MAIN_RECORDS = (120, 4096 + 120)
 
 
 def edit(split: Path, **changes: object) -> None:
-    """Change entries of meta.json."""
+    """Change entries of meta.json by hand."""
     path = split / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def rewrite(split: Path, **changes: object) -> None:
+    """Change entries of meta.json as a builder that is wrong would write them."""
+    write_meta(split, dataclasses.replace(describe(split).meta, **changes))
+
+
+def reindex(split: Path, field: str, value: int) -> None:
+    """Change the fifth row of index.npy."""
+    index = read_index(split)
+    index[field][4] = value
+    write_index(split, index)
+
+
+def npy_head(count: int) -> bytes:
+    """The head of an index.npy of `count` rows."""
+    file = io.BytesIO()
+    head = {"descr": RECORD.descr, "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, head)
+    return file.getvalue()
+
+
+def overwrite(path: Path, places: tuple[int, ...], content: bytes) -> None:
+    """Put `content` at places of a file, which stays the same file."""
+    with open(path, "r+b") as file:
+        for place in places:
+            file.seek(place)
+            file.write(content)
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
@@ -152,6 +204,38 @@ def test_a_flipped_byte_of_an_image_is_found_when_it_is_read(folder: Path, built
     with pytest.raises(DataError, match=r"record 00000005 of .*data\.mdb .*crc32 .*expected \w{8}, found \w{8}"):
         store.read(5)
     assert len(store.read(4)) > 0
+
+
+def test_files_that_are_written_over_while_open_give_errors_or_what_was_built(folder: Path, built: Path, lmdb_of):
+    """Fault 11: another build is copied over this one in place, and then cut: no memory is mapped that could vanish."""
+    store = open_store(built, "train")
+    expected, labels = [store.read(index) for index in range(12)], store.labels.tolist()
+    other = Path(shutil.move(built, built.with_name("mine")))
+    shutil.copy(folder / "train" / "c" / "02.JPEG", folder / "train" / "a" / "00.JPEG")
+    another = lmdb_of(folder)
+    for name in ("data.mdb", "index.npy", "meta.json"):
+        shutil.copyfile(another / "train" / name, other / "train" / name)  # keeps the file, replaces its content
+    refused = 0
+    for index in range(12):
+        try:
+            assert store.read(index) == expected[index]
+        except DataError as error:
+            refused += "crc32" in str(error)
+    assert refused > 0 and store.labels.tolist() == labels
+    for name in ("data.mdb", "index.npy", "meta.json"):
+        os.truncate(other / "train" / name, 0)
+    with pytest.raises(DataError, match=r"record 00000000 .* found 00000000"):
+        store.read(0)
+    assert store.labels.tolist() == labels
+
+
+def test_files_that_are_replaced_while_open_are_read_as_they_were(folder: Path, built: Path, lmdb_of):
+    store = open_store(built, "train")
+    expected = [store.read(index) for index in range(12)]
+    shutil.rmtree(built)
+    shutil.copy(folder / "train" / "c" / "02.JPEG", folder / "train" / "a" / "00.JPEG")
+    lmdb_of(folder)
+    assert [store.read(index) for index in range(12)] == expected
 
 
 @pytest.mark.parametrize("change", [{"label": 2}, {"width": 2}, {"data": b"other"}, {"data": bytes(9999)}])
