@@ -50,7 +50,9 @@ def raw(picture: np.ndarray, label: int) -> bytes:
 
 
 def test_encoded_records_keep_their_bytes_and_are_ordered_by_label_and_key(tmp_path: Path, encoded, picture, held):
-    files = {key: encoded(picture(seed, 30 + seed, 40)) for seed, key in enumerate((b"x/1", b"w/2.JPEG", b"00_3", b"z"))}
+    files = {
+        key: encoded(picture(seed, 30 + seed, 40)) for seed, key in enumerate((b"x/1", b"w/2.JPEG", b"00_3", b"z"))
+    }
     labels = {b"x/1": 1, b"w/2.JPEG": 0, b"00_3": 300, b"z": 0}
     records = {key: message((4, data), (5, labels[key]), (7, 1)) for key, data in files.items()}
     records[b"z"] = message((1, 3), (2, 40), (3, 33), (4, files[b"z"]), (7, 1))  # label 0 may be left out

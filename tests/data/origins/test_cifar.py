@@ -43,7 +43,9 @@ def write_pickles(folder: Path, batches: Batches, names: dict[str, object], meta
 def write_binaries(folder: Path, batches: Batches, names: list[str], meta: str, coarse: bool) -> Path:
     folder.mkdir(parents=True)
     for name, (pixels, labels) in batches.items():
-        rows = [bytes([7] * coarse + [label]) + picture.tobytes() for label, picture in zip(labels, pixels, strict=True)]
+        rows = [
+            bytes([7] * coarse + [label]) + picture.tobytes() for label, picture in zip(labels, pixels, strict=True)
+        ]
         (folder / f"{name}.bin").write_bytes(b"".join(rows))
     (folder / meta).write_text("\n".join(names) + "\n\n")
     return folder
@@ -76,7 +78,7 @@ FORMS = {
 
 def check(origin: Origin, batches: list[tuple[NDArray[np.uint8], list[int]]], names: list[str]) -> None:
     """The origin holds these pixels, by class and then by place."""
-    pixels, labels = np.concatenate([batch[0] for batch in batches]), sum((batch[1] for batch in batches), [])
+    pixels, labels = np.concatenate([batch[0] for batch in batches]), [label for batch in batches for label in batch[1]]
     order = sorted(range(len(labels)), key=lambda place: (labels[place], place))
     assert list(origin.classes) == names and origin.labels.tolist() == sorted(labels)
     for index, place in enumerate(order):
@@ -123,7 +125,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "half a pickle": (lambda folder: (folder / "test_batch").write_bytes(b"\x80\x02}q"), "cannot be read"),
     "no dictionary": (lambda folder: (folder / "test_batch").write_bytes(pickle.dumps([1])), "no dictionary"),
-    "no data": (lambda folder: (folder / "test_batch").write_bytes(pickle.dumps({"labels": [1]})), "does not hold data"),
+    "no data": (
+        lambda folder: (folder / "test_batch").write_bytes(pickle.dumps({"labels": [1]})),
+        "does not hold data",
+    ),
     "other labels": (
         lambda folder: (folder / "test_batch").write_bytes(
             pickle.dumps({"labels": [10], "data": np.zeros((1, 3072), np.uint8)}, protocol=2)
