@@ -201,17 +201,21 @@ def test_bars_are_sorted_ours_coloured_and_limits_hatched():
 
 
 def test_nothing_is_left_running_when_the_benchmark_is_killed(folder: Path, tmp_path: Path):
-    flags = ["--data-dir", folder, "--engines", "torch", "--peers", "torchvision", *TINY, "--rounds", 1000]
-    words_ = [sys.executable, "-m", "scripts.benchmark_loader", *map(str, flags), "--output", str(tmp_path / "x.png")]
-    process = subprocess.Popen(words_, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2])
-    for line in process.stdout:
-        if line.startswith("round 2"):
-            break
-    below = family(process.pid) - {process.pid}
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    assert len(below) >= 4, "two contenders and a worker of each"
+    setup = tuple(Setup(str(folder / "train"), workers=1, batch_size=4, img_size=32, images=COUNT))
+    program = f"""
+from pathlib import Path
+from scripts.loader_benchmark.contenders import PEERS, Setup
+from scripts.loader_benchmark.rounds import Runner
+Runner(PEERS["torchvision"], Setup(*{setup}), Path({str(tmp_path / "log")!r})).run()
+print("done", flush=True)
+input()"""
+    root = Path(__file__).resolve().parents[2]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], text=True, cwd=root, **pipes) as process:
+        assert process.stdout.readline() == "done\n"
+        below = family(process.pid) - {process.pid}
+        process.kill()
+    assert len(below) >= 2, "the contender and its worker"
     deadline = time.monotonic() + 20
     while any(map(_lives, below)) and time.monotonic() < deadline:
         time.sleep(0.05)
