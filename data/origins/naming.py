@@ -16,9 +16,11 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--class-names {path} cannot be read: {error}") from error
     names = names[:-1] if names[-1] == "" else names
+    before: set[str] = set()
     for line, name in enumerate(names, 1):
-        if not name.strip() or "/" in name or name in names[: line - 1]:
+        if not name.strip() or "/" in name or name in before:
             raise UsageError(f"--class-names {path}, line {line}: {name!r} is empty, has a / or was there before")
+        before.add(name)
     return names
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torchvision.datasets import imagenet
 
 from data.origins.ilsvrc import DEVKIT, TRAIN, VAL, holds, open_ilsvrc
 from data.stores import FolderStore
@@ -74,6 +75,16 @@ def test_tars_hold_what_unpacking_them_makes(both: tuple[Path, Path]):
         assert [origin.read(i) for i in range(len(origin))] == [store.read(i) for i in range(len(store))]
         assert origin.listing() == store.listing and origin.files.tolist() == store.files.tolist()
         assert origin.sizes().tolist() == [len(store.read(i)) for i in range(len(store))]
+
+
+def test_validation_labels_are_those_of_torchvisions_parser(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+    tars, _ = both
+    monkeypatch.setattr(imagenet, "_verify_archive", lambda *_: None)  # its md5 is that of the published file
+    imagenet.parse_devkit_archive(tars)
+    _, wnids = imagenet.load_meta_file(tars)
+    origin = open_ilsvrc(tars)["val"]
+    labels = dict(zip(origin.files.tolist(), origin.labels.tolist(), strict=True))
+    assert [origin.classes[labels[name]] for name in sorted(labels)] == wnids
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
