@@ -62,22 +62,27 @@ class LmdbStore:
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image. DataError if they are not those that the LMDB was built from."""
         row = self.index[index]
-        try:
-            encoded = os.pread(self._file.fileno(), int(row["bytes"]), int(row["offset"]))
-        except OSError as error:
-            raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
+        encoded = self._pread(index, int(row["offset"]), int(row["bytes"]))
         if (checksum := zlib.crc32(encoded)) != row["crc32"]:
             found = f"expected {row['crc32']:08x}, found {checksum:08x}"
             raise DataError(f"{self.name(index)} has another crc32 than when it was built ({found}); {REBUILD}")
         return encoded
 
+    def place(self, index: int) -> tuple[int, int]:
+        """Where in `data.mdb` a whole record begins, with the image's size before and its label after the image, and
+        its length."""
+        row = self.index[index]
+        label, height, width, length = (int(row[name]) for name in ("label", "height", "width", "bytes"))
+        without_image = len(datum.encode(datum.Datum(height, width, label, b""))) - datum.prefix(height, width, 0)
+        before = datum.prefix(height, width, length)
+        return int(row["offset"]) - before, before + length + without_image
+
     def read_record(self, index: int) -> bytes:
         """What `read` gives, once label and size in the record have been compared with the index too."""
         encoded, row = self.read(index), self.index[index]
-        height, width = int(row["height"]), int(row["width"])
-        expected = datum.encode(datum.Datum(height, width, int(row["label"]), encoded))
-        begin = int(row["offset"]) - datum.prefix(height, width, len(encoded))
-        if begin < 0 or os.pread(self._file.fileno(), len(expected), begin) != expected:
+        expected = datum.encode(datum.Datum(int(row["height"]), int(row["width"]), int(row["label"]), encoded))
+        begin, length = self.place(index)
+        if begin < 0 or self._pread(index, begin, length) != expected:
             raise DataError(f"{self.name(index)} has another label or size than in index.npy; {REBUILD}")
         return encoded
 
@@ -99,6 +104,12 @@ class LmdbStore:
     def describe(self) -> str:
         """One line for the log."""
         return f"LMDB {self.folder}: {len(self)} images of {len(self.classes)} classes"
+
+    def _pread(self, index: int, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._file.fileno(), length, offset)
+        except OSError as error:
+            raise DataError(f"{self.name(index)} cannot be read: {error.strerror}") from error
 
     def _check_rows(self) -> None:
         """Every label is a class and every image lies within the file. DataError: the builder was wrong."""

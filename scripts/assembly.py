@@ -5,12 +5,14 @@ comes from the checkpoint before the learning rate is scaled by it, and gains th
 network is replicated.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from data.batches import Batch, Normalizer
+from data.channels import with_channels
 from data.loaders import Data, Split, missed, open_data, open_validation, refuse_device
 from data.order import steps_per_epoch, training_order, training_requests
 from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
@@ -201,6 +203,7 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     """A run in its folder, which is locked for it, and the line that says what it is."""
     world, training = ending.world, config.training
     data = open_data(config.data, training.seed)
+    config = dataclasses.replace(config, data=with_channels(config.data, data.train.store))
     network = Network(config, world, data.val)
     _refuse_mistakes(network, len(data.train.store))
     found = _claim_folder(config, ending)
@@ -257,6 +260,8 @@ def _introduce(run: Run, data: Data, found: Found | None) -> None:
     say(f"{config.model.model}, norm {config.model.norm}: {parameters:,} parameters, {config.training.precision}")
     say(f"training   {data.train.store.describe()}")
     say(f"validation {data.val.store.describe()}")
+    mean, std = (" ".join(map(str, numbers)) for numbers in (config.data.mean, config.data.std))
+    say(f"normalized by mean {mean}, standard deviation {std}")
     say(f"loader     {data.train.loader.describe()}{missed(config.data)}")
     say(
         f"{run.shards} shards of {config.training.batch_size} images on {world.size} processes ({world.device.type}): "

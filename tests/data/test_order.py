@@ -13,7 +13,10 @@ from data.order import (
     validation_numbers,
     validation_requests,
 )
+from utils.config import Config
+from utils.config.comparing import changed_settings
 from utils.config.data import DataConfig
+from utils.config.parsing import settings_of
 from utils.errors import UsageError
 
 COUNT, BATCH, SHARDS = 103, 5, 4  # 5 steps of 20 images, 3 images left out
@@ -127,3 +130,10 @@ def test_settings_choose_the_order():
 def test_settings_of_blocks_without_blocks_are_refused(name: str):
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} has no effect on --shuffle full"):
         training_order(DataConfig(**{name: 3}), 7, COUNT)
+
+
+def test_another_order_is_another_run():
+    saved = settings_of(Config(data=DataConfig(shuffle="blocks", shuffle_block=8)))
+    now = Config(data=DataConfig(shuffle="blocks", shuffle_block=9, shuffle_window=2))
+    assert changed_settings(saved, now) == {"shuffle_block": (8, 9), "shuffle_window": (64, 2)}
+    assert changed_settings(saved, Config()) == {"shuffle": ("blocks", "full"), "shuffle_block": (8, 256)}

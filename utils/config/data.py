@@ -51,10 +51,10 @@ class DataConfig:
     """validation: shorter side before the centre crop, pixels; crop / 0.875 (or the crop, with pad) if not given"""
     val_crop: Pixels | None = None
     """validation: side of the centre crop, pixels; --img-size if not given"""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """mean of the channels R G B, in [0, 1]"""
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
-    """standard deviation of the channels R G B, in [0, 1]"""
+    mean: tuple[float, float, float] | None = None
+    """mean of the channels R G B, in [0, 1]; if not given that which verify_lmdb kept in the LMDB, else ImageNet's"""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """standard deviation of the channels R G B, in [0, 1]; as --mean"""
     synthetic_images: Annotated[int, Field(ge=1)] = 10_000
     """synthetic: images in an epoch; validation has a tenth"""
     synthetic_classes: Annotated[int, Field(ge=1)] = 1000
