@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,6 +49,9 @@ def test_a_tiny_run_makes_table_json_and_picture_and_names_who_is_absent(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     monkeypatch.setitem(PEERS, "ffcv", replace(PEERS["ffcv"], package="no_such_package.ffcv"))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     outputs = ["--json", tmp_path / "figures.json", "--output", tmp_path / "bars.png"]
     peers = ["--peers", "torchvision,ffcv"]
     assert command("--data-dir", folder, "--engines", "torch", *peers, *TINY, *outputs) == 0
@@ -68,7 +72,7 @@ def test_a_tiny_run_makes_table_json_and_picture_and_names_who_is_absent(
         assert (item["ratio_to_crop_limit"] is None) == ("crop limit" not in rows)
     with Image.open(tmp_path / "bars.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
-    assert not list(Path("/tmp").glob(f"benchmark_loader_*/{tmp_path.name}"))
+    assert not list(scratch.iterdir()), "the LMDB made for the run is left"
 
 
 def test_names_are_separated_by_commas_spaces_or_both():
