@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.batches import Batch
-from data.header import is_interrupted, read_jpeg_header
 from data.order import Request
 from data.plan import Plan
 from data.source import Making, Source
 from data.workers import in_threads
-from utils.errors import DataError, EnvironmentFault
+from utils.errors import EnvironmentFault
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
@@ -108,8 +107,7 @@ class DaliLoader:
                 return
             feed = belt.inside.popleft()
             feed.making.images.copy_(torch.from_dlpack(images.as_tensor()))
-            for row in feed.odd:
-                feed.making.by_hand(row)
+            feed.making.by_hand(feed.odd)
             yield feed.making.batch()
 
     def _pipeline(self, belt: "_Belt", size: int) -> "Pipeline":
@@ -132,13 +130,12 @@ class DaliLoader:
         on_gpu = self._device_id is not None
         device = torch.device("cuda", self._device_id) if on_gpu else None
         making = self._source.begin(request, pinned=torch.cuda.is_available() and not on_gpu, device=device)
-        files = [_plain_jpeg(making, row) for row in range(len(making.indices))]
-        rows = [row for row, file in enumerate(files) if file is not None]
-        widths, heights = np.array([files[row][1:] for row in rows], dtype=np.int64).reshape(-1, 2).T
-        views = self._source.plan.views(making.epoch, making.indices[rows], widths, heights)
+        files, extents = making.plain_jpegs()
+        rows = np.flatnonzero(extents.all(axis=1))
+        views = self._source.plan.views(making.epoch, making.indices[rows], *extents[rows].T)
         numbers = np.tile(np.array([0, 0, BLANK, BLANK, BLANK, BLANK, 0, 0, 0], dtype=np.int32), (len(files), 1))
         numbers[rows] = np.column_stack([views.boxes, views.sizes[:, ::-1], views.corners, views.flips])
-        encoded = [np.frombuffer(file[0] if file else self._blank, dtype=np.uint8) for file in files]
+        encoded = [np.frombuffer(file or self._blank, dtype=np.uint8) for file in files]
         starts, extents, sizes, corners = (numbers[:, first : first + 2].copy() for first in (0, 2, 4, 6))
         columns = encoded, starts, extents, sizes.astype(np.float32), corners, numbers[:, 8].copy()
         return Feed(making, columns, [row for row, file in enumerate(files) if file is None])
@@ -202,23 +199,9 @@ class _Belt:
         return feed
 
 
-def _plain_jpeg(making: Making, row: int) -> tuple[bytes, int, int] | None:
-    """The bytes, width and height of an image that DALI takes; None for those that are made by hand."""
-    store, index = making.source.store, int(making.indices[row])
-    try:
-        encoded = store.read(index)
-        header = read_jpeg_header(encoded, store.name(index))
-    except DataError:  # by_hand finds it again, and what to do about it
-        return None
-    if header is None or not header.plain or is_interrupted(encoded, header):
-        return None
-    return encoded, header.width, header.height
-
-
 def _by_hand(feed: Feed) -> Batch:
     """A whole batch by Pillow."""
-    for row in range(len(feed.making.indices)):
-        feed.making.by_hand(row)
+    feed.making.by_hand(range(len(feed.making.indices)))
     return feed.making.batch()
 
 

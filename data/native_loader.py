@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from data.batches import Batch
-from data.header import read_jpeg_header
 from data.order import Request
 from data.source import Making, Source
 from data.workers import in_threads
-from utils.errors import DataError, EnvironmentFault
+from utils.errors import EnvironmentFault
 
 try:
     from data.region_decoder import Decoder
@@ -50,31 +49,13 @@ class NativeLoader:
         making = self._source.begin(request, pinned=torch.cuda.is_available())
         extents = self._source.store.extents(request.indices)
         if extents is None:
-            encoded, sizes = self._read(making)
+            encoded, sizes = making.plain_jpegs(interrupted=True)
             file, places = -1, np.zeros((len(encoded), 3), dtype=np.int64)
         else:
             encoded, (file, places, sizes) = None, extents
         status = self._render(making, encoded, file, places, sizes)
-        for row in np.flatnonzero(status).tolist():
-            making.by_hand(row)
+        making.by_hand(np.flatnonzero(status).tolist())
         return making.batch()
-
-    def _read(self, making: Making) -> tuple[list[bytes | None], NDArray[np.int64]]:
-        """The files of a batch and their sizes (n, 2); None and zeros for those that are left to Pillow."""
-        store = self._source.store
-        encoded: list[bytes | None] = []
-        sizes = np.zeros((len(making.indices), 2), dtype=np.int64)
-        for row, index in enumerate(making.indices.tolist()):
-            try:
-                content = store.read(index)
-                header = read_jpeg_header(content, store.name(index))
-            except DataError:  # by_hand finds it again, and what to do about it
-                header = None
-            plain = header is not None and header.plain
-            encoded.append(content if plain else None)
-            if plain:
-                sizes[row] = header.width, header.height
-        return encoded, sizes
 
     def _render(
         self,

@@ -369,13 +369,53 @@ static bool is_interrupted(const struct jpeg_decompress_struct *jpeg)
     return true;
 }
 
+/* libjpeg keeps tables for files that come without; here no file may be decoded with another's. */
+static void forget_tables(struct jpeg_decompress_struct *jpeg)
+{
+    for (int i = 0; i < NUM_QUANT_TBLS; i++)
+        if (jpeg->quant_tbl_ptrs[i] != NULL)
+            memset(jpeg->quant_tbl_ptrs[i]->quantval, 0, sizeof jpeg->quant_tbl_ptrs[i]->quantval);
+    for (int i = 0; i < NUM_HUFF_TBLS; i++) {
+        if (jpeg->dc_huff_tbl_ptrs[i] != NULL)
+            memset(jpeg->dc_huff_tbl_ptrs[i]->bits, 0, sizeof jpeg->dc_huff_tbl_ptrs[i]->bits);
+        if (jpeg->ac_huff_tbl_ptrs[i] != NULL)
+            memset(jpeg->ac_huff_tbl_ptrs[i]->bits, 0, sizeof jpeg->ac_huff_tbl_ptrs[i]->bits);
+    }
+}
+
+static bool has_codes(JHUFF_TBL *const *tables, int number)
+{
+    unsigned codes = 0;
+    for (int length = 1; number >= 0 && number < NUM_HUFF_TBLS && tables[number] != NULL && length <= 16; length++)
+        codes += tables[number]->bits[length];
+    return codes > 0;
+}
+
+/* Whether the tables that the first scan needs were in this file; a progressive one brings its Huffman tables later. */
+static bool has_tables(const struct jpeg_decompress_struct *jpeg)
+{
+    for (int i = 0; i < jpeg->num_components; i++) {
+        const jpeg_component_info *component = &jpeg->comp_info[i];
+        int number = component->quant_tbl_no;
+        if (number < 0 || number >= NUM_QUANT_TBLS || jpeg->quant_tbl_ptrs[number] == NULL ||
+            jpeg->quant_tbl_ptrs[number]->quantval[0] == 0)
+            return false;
+        if (!jpeg->progressive_mode && (!has_codes(jpeg->dc_huff_tbl_ptrs, component->dc_tbl_no) ||
+                                        !has_codes(jpeg->ac_huff_tbl_ptrs, component->ac_tbl_no)))
+            return false;
+    }
+    return true;
+}
+
 /* Read the header; FILLED if libjpeg makes RGB of it as Pillow would and the view lies in it. */
 static int begin(Scratch *scratch, const uint8_t *file, size_t bytes, const View *view)
 {
     struct jpeg_decompress_struct *jpeg = &scratch->jpeg;
     scratch->errors.num_warnings = 0;
+    forget_tables(jpeg);
     jpeg_mem_src(jpeg, file, (unsigned long)bytes);
-    if (jpeg_read_header(jpeg, TRUE) != JPEG_HEADER_OK || jpeg->data_precision != 8 || jpeg->arith_code)
+    if (jpeg_read_header(jpeg, TRUE) != JPEG_HEADER_OK || jpeg->data_precision != 8 || jpeg->arith_code ||
+        !has_tables(jpeg))
         return ODD;
     J_COLOR_SPACE space = jpeg->jpeg_color_space;
     if (space != JCS_GRAYSCALE && space != JCS_YCbCr && space != JCS_RGB)

@@ -6,15 +6,17 @@ index), so engines and numbers of processes agree about it; a bad validation ima
 count twice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from data.batches import Batch
+from data.header import is_interrupted, read_jpeg_header
 from data.order import Request
 from data.pixels import decode, probe, render
 from data.plan import Plan, TrainPlan
@@ -60,21 +62,58 @@ class Making:
         self.images = images
         self.pixels = images.numpy() if images.device.type == "cpu" else None  # (n, side, side, 3) uint8
         self._kept = np.ones(len(self.indices), dtype=np.bool_)
-        self._bad: list[int] = []
+        self._bad: dict[int, int] = {}  # row -> index
 
-    def by_hand(self, row: int) -> None:
-        """Fill a row that the engine's own decoder does not take. DataError if the image is bad and not skipped."""
-        try:
-            self._fill(row, self.source.picture(self.epoch, int(self.indices[row])))
-        except DataError as error:
-            self.refuse(row, error)
+    def plain_jpegs(self, interrupted: bool = False) -> tuple[list[bytes | None], NDArray[np.int64]]:
+        """The files that every JPEG decoder takes, None for the others, and their sizes (n, 2), or 0 and 0.
+
+        Those that are `interrupted` are among them only for a decoder that finds that out by itself.
+        """
+        store, sizes = self.source.store, np.zeros((len(self.indices), 2), dtype=np.int64)
+        files: list[bytes | None] = []
+        for row, index in enumerate(self.indices.tolist()):
+            try:
+                encoded = store.read(index)
+                header = read_jpeg_header(encoded, store.name(index))
+            except DataError:  # by_hand finds it again, and what to do about it
+                header = None
+            taken = header is not None and header.plain and (interrupted or not is_interrupted(encoded, header))
+            files.append(encoded if taken else None)
+            if taken:
+                sizes[row] = header.width, header.height
+        return files, sizes
+
+    def by_hand(self, rows: Sequence[int]) -> None:
+        """Fill rows that the engine's own decoder does not take. DataError if an image is bad and not skipped."""
+        plan, store = self.source.plan, self.source.store
+        opened = self._open(rows)
+        widths, heights = np.array([image.size for image in opened.values()], dtype=np.int64).reshape(-1, 2).T
+        views = plan.views(self.epoch, self.indices[list(opened)], widths, heights)
+        for place, (row, image) in enumerate(opened.items()):
+            with closing(image):  # or the pixels of the whole batch would be in memory at once
+                try:
+                    whole = decode(image, store.name(int(self.indices[row])))
+                    self._fill(row, render(whole, views, place, plan.side, plan.interpolation))
+                except DataError as error:
+                    self.refuse(row, error)
+
+    def _open(self, rows: Sequence[int]) -> dict[int, Image]:
+        """The images of these rows, their headers read; bad ones are refused."""
+        opened, store = {}, self.source.store
+        for row in rows:
+            index = int(self.indices[row])
+            try:
+                opened[row] = probe(store.read(index), store.name(index))
+            except DataError as error:
+                self.refuse(row, error)
+        return opened
 
     def refuse(self, row: int, error: DataError) -> None:
         """The image of a row is bad: replace it or leave it out, or raise `error` where bad images are not skipped."""
         if not self.source.skips:
             raise error
         index = int(self.indices[row])
-        self._bad.append(index)
+        self._bad[row] = index
         if isinstance(self.source.plan, TrainPlan):
             self._replace(row, self.source.plan, index, error)
         else:
@@ -86,7 +125,7 @@ class Making:
         if not self._kept.all():
             images, indices = images[torch.from_numpy(self._kept).to(images.device)], indices[self._kept]
         labels = self.source.store.labels[indices].astype(np.int64)
-        bad = torch.tensor(self._bad, dtype=torch.int64)
+        bad = torch.tensor([self._bad[row] for row in sorted(self._bad)], dtype=torch.int64)
         return Batch(images, torch.from_numpy(labels), torch.from_numpy(indices), bad)
 
     def _replace(self, row: int, plan: TrainPlan, index: int, error: DataError) -> None:

@@ -27,9 +27,9 @@ def _draw(folder: Path, count: int, seed: int) -> None:
         angle = np.pi * label / CLASSES
         wave = np.sin(columns * np.cos(angle) + rows * np.sin(angle) + draw.uniform(0, 6))
         pixels = 128 + 60 * wave[:, :, None] + draw.normal(0, 30, (SIDE, SIDE, 3))
-        path = folder / f"class_{label}" / f"{number:04d}.png"
+        path = folder / f"class_{label}" / f"{number:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,63 @@ def test_killed_and_resumed_run_equals_the_run_left_alone(
     assert told(tmp_path / "killed") == told(tmp_path / "alone")
 
 
+@pytest.mark.parametrize("engine", ["native", "torch", "dali-cpu"])
+def test_run_killed_twice_in_an_epoch_equals_the_run_left_alone_with_every_engine(
+    engine: str, image_folder: Path, image_lmdb: Path, tmp_path: Path
+) -> None:
+    if engine == "native":
+        pytest.importorskip("data.region_decoder")
+    if engine == "dali-cpu":
+        pytest.importorskip("nvidia.dali")
+    chosen = ["--loader", engine, "-j", "1", "--epochs", "1", "--warmup-epochs", "0"]
+    assert launching.run(1, flags(image_lmdb, tmp_path / "alone", *chosen), tmp_path).codes == [0]
+    killed = flags(image_folder, tmp_path / "killed", *chosen, "--save-every", "1", "--resume", "auto")
+    for step in (3, 9):
+        run = launching.start(1, killed, tmp_path)
+        run.kill_when(lambda step=step: steps_saved(tmp_path / "killed") >= step)
+        assert steps_saved(tmp_path / "killed") < 20
+    assert launching.run(1, killed, tmp_path).codes == [0]
+    assert final(tmp_path / "killed") == final(tmp_path / "alone")
+    assert told(tmp_path / "killed") == told(tmp_path / "alone")
+
+
+@pytest.fixture
+def broken_folder(image_folder: Path, tmp_path: Path) -> Path:
+    """The images with three broken ones in training and two in validation."""
+    shutil.copytree(image_folder, tmp_path / "broken")
+    for split, count in (("train", 3), ("val", 2)):
+        for path in sorted((tmp_path / "broken" / split).glob("*/*.jpg"))[5 : 5 + count]:
+            path.write_bytes(path.read_bytes()[:-60])
+    return tmp_path / "broken"
+
+
+def test_bad_images_are_replaced_alike_and_counted_on_any_number_of_processes(
+    broken_folder: Path, tmp_path: Path
+) -> None:
+    skip = ["--on-bad-image", "skip", "--shards", "2", "--exact", "--log-indices"]
+    one = launching.run(1, flags(broken_folder, tmp_path / "one", *skip, "--loader", "torch"), tmp_path)
+    assert one.codes == [0]
+    assert "6 bad images were replaced by others" in one.text  # three in each of two epochs
+    assert "(195 images, 2 bad ones left out)" in one.text
+    moving = flags(
+        broken_folder, tmp_path / "moving", *skip, "--loader", "torch", "--resume", "auto", "--save-every", "1"
+    )
+    run = launching.start(2, moving, tmp_path)
+    run.kill_when(lambda: steps_saved(tmp_path / "moving") >= 4)
+    assert launching.run(1, moving, tmp_path).codes == [0]
+    assert used_images(tmp_path / "moving") == used_images(tmp_path / "one")
+    assert final(tmp_path / "moving") == final(tmp_path / "one")
+    assert told(tmp_path / "moving") == told(tmp_path / "one")
+    assert load_checkpoint(tmp_path / "one" / "last.pth")["bad_images"] == 6
+
+
+def test_more_bad_images_than_the_budget_stop_the_run_with_3(broken_folder: Path, tmp_path: Path) -> None:
+    skip = ["--on-bad-image", "skip", "--bad-image-budget", "2"]
+    run = launching.run(2, flags(broken_folder, tmp_path / "run", *skip), tmp_path)
+    assert run.codes == [3, 3]
+    assert run.text.count("bad images in 1 epochs, more than --bad-image-budget 2") == 1
+
+
 def told(output: Path) -> list[dict[str, float]]:
     """The history without what depends on the clock."""
     return [{k: v for k, v in line.items() if not k.startswith(("perf", "time"))} for line in read_history(output)]
@@ -159,7 +216,7 @@ def test_signal_to_one_rank_saves_the_same_step_on_all_and_ends_with_75(
 def test_error_on_one_rank_is_told_once_and_ends_all(image_folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(image_folder, broken)
-    victim = sorted(broken.glob("train/class_2/*.png"))[5]
+    victim = sorted(broken.glob("train/class_2/*.jpg"))[5]
     victim.write_bytes(victim.read_bytes()[:100])
     started = time.monotonic()
     run = launching.run(2, flags(broken, tmp_path / "run"), tmp_path, 60)
@@ -297,8 +354,8 @@ def test_resume_of_another_run_names_both_values(copied: Path, image_lmdb: Path,
 def test_resume_with_other_images_is_refused(copied: Path, image_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(image_folder, other)
-    image = next(other.glob("train/class_0/*.png"))
-    image.rename(image.with_name("renamed.png"))
+    image = next(other.glob("train/class_0/*.jpg"))
+    image.rename(image.with_name("renamed.jpg"))
     resume = flags(other, copied, "--shards", "2", "--resume", "auto")
     failing(launching.run(1, resume, tmp_path), 4, "data was a set with listing")
 

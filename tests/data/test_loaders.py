@@ -130,8 +130,8 @@ def test_normalizing_is_the_formula_in_channels_last(dtype: torch.dtype, toleran
 def test_a_batch_decodes_one_image_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """A whole batch of decoded photographs would be 190 MB a worker at batch size 256."""
     opened: list[Image.Image] = []
-    monkeypatch.setattr("data.torch_loader.decode", lambda image, name: opened.append(image) or image.convert("RGB"))
-    train = open_training(settings(folder), seed=1)
+    monkeypatch.setattr("data.source.decode", lambda image, name: opened.append(image) or image.convert("RGB"))
+    train = open_training(settings(folder, loader="torch"), seed=1)
     assert isinstance(train.loader, TorchLoader)
     next(train.loader.batches([Request(0, np.arange(12))]))
     with pytest.raises(ValueError, match="closed"):
