@@ -80,7 +80,7 @@ def engine(config: DataConfig) -> str:
 
 def missed(config: DataConfig) -> str:
     """What to add to the line about the loader where the best one was not built."""
-    return "" if config.loader != "auto" or is_built() else f" (--loader native was not built here; {GET_IT})"
+    return "" if config.loader != "torch" or is_built() else f" (--loader native was not built here; {GET_IT})"
 
 
 def _real(config: DataConfig, store: Store, plan: Plan) -> Split:

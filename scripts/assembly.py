@@ -13,7 +13,7 @@ import torch
 
 from data.batches import Batch, Normalizer
 from data.channels import with_channels
-from data.loaders import Data, Split, missed, open_data, open_validation, refuse_device
+from data.loaders import Data, Split, engine, missed, open_data, open_validation, refuse_device
 from data.order import steps_per_epoch, training_order, training_requests
 from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
 from utils import distributed
@@ -203,7 +203,8 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     """A run in its folder, which is locked for it, and the line that says what it is."""
     world, training = ending.world, config.training
     data = open_data(config.data, training.seed)
-    config = dataclasses.replace(config, data=with_channels(config.data, data.train.store))
+    chosen = dataclasses.replace(with_channels(config.data, data.train.store), loader=engine(config.data))
+    config = dataclasses.replace(config, data=chosen)  # a checkpoint says what its run was made with
     network = Network(config, world, data.val)
     _refuse_mistakes(network, len(data.train.store))
     found = _claim_folder(config, ending)
