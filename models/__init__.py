@@ -39,8 +39,8 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
     """The network that `config` describes, with fresh weights. UsageError if a name or a combination is wrong."""
     network = choose(NETWORKS, config.model, "--model")
     layers = Layers(config)
-    _refuse_unused(config, ALWAYS_USED.union(network.settings, layers.row.settings))
     model = network.build(layers, num_classes)
+    _refuse_unused(config, ALWAYS_USED.union(network.settings, layers.row.settings, layers.used))
     if config.zero_gamma and not layers.zero_gammas:
         raise UsageError(
             f"--zero-gamma: {config.model} with --norm {config.norm} and --block-order {config.block_order} has no "

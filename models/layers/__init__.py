@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from models.layers.activation import ACTIVATIONS
 from models.layers.convolution import PWSConv2d
 from models.layers.normalization import NORMALIZATIONS
 from utils.config.model import ModelConfig
@@ -15,6 +16,7 @@ class Layers:
         self.config = config
         self.row = choose(NORMALIZATIONS, config.norm, "--norm")
         self.zero_gammas = 0
+        self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
 
     def conv(
         self, c_in: int, c_out: int, kernel_size: int, *, gain_from_data: bool = False, **options: int
@@ -40,15 +42,16 @@ class Layers:
             self.zero_gammas += 1
         return norm
 
-    def act(self) -> nn.Module:
-        """The activation; never in place, since a shortcut may still need its input."""
-        return nn.ReLU()
+    def act(self, own: str = "relu") -> nn.Module:
+        """The activation: the user's, or else the network's `own`; never in place, a shortcut may need its input."""
+        self.used.add("act")
+        return choose(ACTIVATIONS, own if self.config.act == "auto" else self.config.act, "--act")()
 
-    def norm_act(self, channels: int) -> tuple[nn.Module, nn.Module]:
+    def norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module]:
         """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights."""
         if self.row.fused:
             return self.row.fused(self.config)(channels), nn.Identity()
-        return self.norm(channels), self.act()
+        return self.norm(channels), self.act(act)
 
     def end_norm_act(self, channels: int) -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""

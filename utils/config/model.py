@@ -17,6 +17,8 @@ class ModelConfig:
     """network, such as resnet50; an unknown name lists them all"""
     norm: str = "bn"
     """normalization: bn, syncbn, gn, in, in_affine, ln, none, ws (with gn), ws_bn, wn, pws"""
+    act: str = "auto"
+    """activation: relu, relu6, leaky-relu, prelu, swish, hard-swish, mish, gelu; auto is the network's own"""
     norm_groups: Annotated[int, Field(ge=1)] = 32
     """groups of group normalization, for gn and ws"""
     block_order: Literal["auto", "post", "pre", "relu-first"] = "auto"

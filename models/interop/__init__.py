@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
+from models.interop.families import rows_for
 from utils.errors import CheckpointError
 
 CONTAINERS = ("state_dict", "model")  # the trainers of four ancestors; ModelZoo.pytorch (seeds.md 7)
@@ -37,34 +38,37 @@ HEAD = re.compile(r"^(bn_last|fc)\.")
 COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 lack it; only momentum=None would read it
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file that torch.save wrote, under our names. CheckpointError if it cannot be read."""
+def read(path: str | Path, network: str = "") -> dict[str, Tensor]:
+    """The weights in a file that torch.save wrote, under our names. CheckpointError if it cannot be read.
+
+    `network` is our name of the network that they are for; files of ResNets need none.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
         raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not named tensors")
-    return unwrap(checkpoint)
+    return unwrap(checkpoint, network)
 
 
-def unwrap(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
+def unwrap(checkpoint: Mapping[str, object], network: str = "") -> dict[str, Tensor]:
     """The weights of a checkpoint, bare or in a container, under our names and in our shapes; halves become floats."""
     for key in CONTAINERS:
         if isinstance(checkpoint.get(key), Mapping):
-            return unwrap(checkpoint[key])
+            return unwrap(checkpoint[key], network)
     strangers = [name for name, value in checkpoint.items() if not isinstance(value, Tensor)]
     if strangers or not checkpoint:
         raise CheckpointError(f"no weights here: expected tensors, or one of {CONTAINERS}, found {_some(strangers)}")
-    weights = {our_name(name): value for name, value in checkpoint.items()}
+    weights = {our_name(name, network): value for name, value in checkpoint.items()}
     if len(weights) != len(checkpoint):
         raise CheckpointError("two tensors of this file have the same name without their prefixes")
     return {name: our_tensor(name, value) for name, value in weights.items()}
 
 
-def our_name(name: str) -> str:
-    """What we call the tensor that a file calls `name`."""
-    for pattern, replacement in NAMES:
+def our_name(name: str, network: str = "") -> str:
+    """What we call the tensor that a file of `network` calls `name`."""
+    for pattern, replacement in (*NAMES, *rows_for(network)):
         name = re.sub(pattern, replacement, name)
     return name
 

@@ -1,0 +1,18 @@
+"""Activations by name. None works in place, since a shortcut may still need its input."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky-relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,  # one slope a layer, He et al., arXiv 1502.01852
+    "swish": nn.SiLU,  # Ramachandran et al., arXiv 1710.05941, with beta = 1
+    "hard-swish": nn.Hardswish,  # Howard et al., arXiv 1905.02244
+    "mish": nn.Mish,  # Misra, arXiv 1908.08681
+    "gelu": nn.GELU,  # Hendrycks and Gimpel, arXiv 1606.08415
+    "sigmoid": nn.Sigmoid,
+    "hard-sigmoid": nn.Hardsigmoid,
+}
