@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.interop import HEAD, load_weights, read
 from scripts.golden.comparing import Check, NotOursYet
 from scripts.golden.models import golden_images
-from scripts.golden.networks import build_network
+from scripts.golden.networks import build_network, our_network
 
 EXPECTED = ".expected.npz"
 TOLERANCE = 1e-5  # of the largest logit: the ancestors computed these in float32
@@ -22,7 +22,7 @@ def check_checkpoint(path: Path) -> list[Check]:
     with np.load(path.with_name(path.name + EXPECTED)) as file:
         expected, meta = torch.from_numpy(file["logits"]).double(), json.loads(str(file["meta"]))
     model, name = build_network(_network(path), expected.shape[1]), "logits"
-    weights = read(path)
+    weights = read(path, our_network(_network(path)))
     if not any(HEAD.match(parameter) for parameter in weights):
         # Such a file's answer is the features that enter the classifier, with the neck of the whole checkpoint.
         load_weights(model, {**weights, **_neck(path)}, backbone_only=True)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.interop import load_weights, our_name, unwrap
 from models.layers.gain import set_data_gains
 from scripts.golden.comparing import Check, absent, exact
-from scripts.golden.networks import build_network
+from scripts.golden.networks import build_network, our_network
 
 FLOAT64_TOLERANCE = 1e-9  # of a sample's largest logit
 FLOAT32_FACTOR = 10  # times the noise of float32, of the standard deviation of the logits
@@ -69,7 +69,7 @@ class GoldenModel:
 
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        return unwrap(ancestor_state(self.facts["state_dict"]))
+        return unwrap(ancestor_state(self.facts["state_dict"]), our_network(self.name))
 
     @property
     def images(self) -> Tensor:

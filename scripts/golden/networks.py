@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from models import build_model
 from models.layers import Layers
 from models.resnet import RESNETS, ResNetShape, basic, bottleneck, cifar
 from scripts.golden.comparing import NotOursYet
@@ -32,6 +33,14 @@ RULES = (
     (r"mz__resnet(?P<depth>18|34|50)v2", ModelConfig(block_order="pre")),
 )
 
+# (name of a network, our name of it, what differs from our defaults); \1 is the first group of the name.
+NAMED: tuple[tuple[str, str, dict[str, object]], ...] = (
+    (r"mz__RegNetX(\d+(?:_[1-9])?)(?:_0)?GF(?:_PATCHED)?", r"regnet_x_\1gf", {}),
+    (r"mz__RegNetX(\d+)MF", r"regnet_x_\1mf", {}),
+    (r"mz__RegNetY(\d+(?:_[1-9])?)(?:_0)?GF", r"regnet_y_\1gf_own_se", {}),
+    (r"mz__RegNetY(\d+)MF", r"regnet_y_\1mf_own_se", {}),
+)
+
 # (name of a network, why it will not be ours).
 MISTAKES = (
     (r"mz__resnet(101|152)v2", "built from post-activation blocks by mistake (seeds.md 5.2); ours is pre-activation"),
@@ -44,10 +53,25 @@ def build_network(name: str, num_classes: int) -> nn.Module:
     for pattern, reason in MISTAKES:
         if re.fullmatch(pattern, name):
             raise NotOursYet(reason)
+    if config := _named(name):
+        return build_model(config, num_classes)
     for pattern, config in RULES:
         if match := re.fullmatch(pattern, name):
             return _shape(match.groupdict()).build(Layers(config), num_classes)
     raise NotOursYet("no network of ours is known under this name")
+
+
+def our_network(name: str) -> str:
+    """Our name of an ancestor's network, for interop's rows; "" for ResNets, whose files need none."""
+    config = _named(name)
+    return config.model if config else ""
+
+
+def _named(name: str) -> ModelConfig | None:
+    for pattern, ours, settings in NAMED:
+        if match := re.fullmatch(pattern, name):
+            return ModelConfig(model=match.expand(ours), **settings)
+    return None
 
 
 def _shape(groups: dict[str, str | None]) -> ResNetShape:
