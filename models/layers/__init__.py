@@ -23,17 +23,19 @@ class Layers:
     ) -> nn.Conv2d:
         """A convolution padded to keep its size; `gain_from_data` where a PWS gain may start so.
 
-        options: stride, groups, dilation.
+        options: stride, groups, dilation; bias for one that is there whatever the norm.
         """
+        self.used.add("norm")
         layer = self.row.conv(self.config) if self.row.conv else nn.Conv2d
         padding = (kernel_size - 1) // 2 * options.get("dilation", 1)
-        conv = layer(c_in, c_out, kernel_size, padding=padding, bias=self.row.conv_bias, **options)
+        conv = layer(c_in, c_out, kernel_size, **{"padding": padding, "bias": self.row.conv_bias, **options})
         if isinstance(conv, PWSConv2d):
             conv.gain_from_data = gain_from_data and self.config.pws_gain == "data"
         return conv
 
     def norm(self, channels: int, *, last: bool = False) -> nn.Module:
         """The norm after a convolution; `last` in its residual branch, where --zero-gamma zeroes the gain."""
+        self.used.add("norm")
         if self.row.norm is None:
             return nn.Identity()
         norm = self.row.norm(self.config)(channels)
@@ -52,6 +54,18 @@ class Layers:
         if self.row.fused:
             return self.row.fused(self.config)(channels), nn.Identity()
         return self.norm(channels), self.act(act)
+
+    def conv_norm_act(
+        self, c_in: int, c_out: int, kernel_size: int, act: str | None = "relu", *, last: bool = False, **options: int
+    ) -> nn.Sequential:
+        """A convolution, its norm and, unless `act` is None, its activation; names are torchvision's, `0` and `1`.
+
+        `last` is that of `norm`; options are those of `conv`.
+        """
+        conv = self.conv(c_in, c_out, kernel_size, **options)
+        if act is None:
+            return nn.Sequential(conv, self.norm(c_out, last=last))
+        return nn.Sequential(conv, *self.norm_act(c_out, act))
 
     def end_norm_act(self, channels: int) -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""

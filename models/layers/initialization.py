@@ -1,4 +1,7 @@
-"""How weights start: as torchvision's ResNets do, and as PWS networks do."""
+"""How weights start: a row for each way that a paper or an ancestor has, and what weight norms change in it."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -8,25 +11,48 @@ from models.layers.convolution import PWSConv2d, WNConv2d
 PWS_HEAD_DEVIATION = 0.01  # of the classifier after PWS, seeds.md 2.2
 
 
-def initialize(model: nn.Module) -> None:
-    """Kaiming-normal filters (He et al., arXiv 1502.01852), by fan out, or in a PWS convolution by the fan of its rule.
+@dataclass(frozen=True)
+class Start:
+    """How the weights of a family start.
 
-    Biases of convolutions start at zero, PWS gains at one, WN gains at the norm of their filter; norms keep the ones
-    and zeros (and zero gammas) they were made with; linear layers keep torch's start, but in a PWS network N(0, 0.01)
-    and zero biases.
+    `fan` of Kaiming-normal filters (He et al., arXiv 1502.01852), with zero biases; `linear` is the standard deviation
+    of linear weights, with zero biases. None leaves torch's own start, uniform in +-1 / sqrt(fan in).
     """
+
+    fan: Literal["fan_in", "fan_out"] | None = "fan_out"
+    linear: float | None = None
+
+
+STARTS = {
+    "resnet": Start(),  # torchvision's; the WS and PytorchInsight ancestors' too
+    "torch": Start(fan=None),  # ShuffleNet V1 and V2, in torchvision and PytorchInsight
+    "small-head": Start(linear=0.01),  # RegNet (pycls and torchvision)
+}
+
+
+def initialize(model: nn.Module, start: str = "resnet") -> None:
+    """Give the weights of `model` the start of that name in `STARTS`.
+
+    Norms keep the ones and zeros (and zero gammas) they were made with. PWS filters are Kaiming-normal by the fan of
+    their rule whatever the start, since the rule takes that variance for granted, with gains of one and a head of
+    N(0, 0.01); WN gains are the norms of their filters.
+    """
+    chosen = STARTS[start]
+    linear = chosen.linear
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            _initialize_convolution(module)
-    if any(isinstance(module, PWSConv2d) for module in model.modules()):
-        for linear in (module for module in model.modules() if isinstance(module, nn.Linear)):
-            nn.init.normal_(linear.weight, std=PWS_HEAD_DEVIATION)
-            nn.init.zeros_(linear.bias)
+        if isinstance(module, PWSConv2d):
+            _fill(module, f"fan_{module.rule.fan}")
+            linear = linear or PWS_HEAD_DEVIATION
+        elif isinstance(module, nn.Conv2d) and chosen.fan:
+            _fill(module, chosen.fan)
+    if linear:
+        for module in (module for module in model.modules() if isinstance(module, nn.Linear)):
+            nn.init.normal_(module.weight, std=linear)
+            nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
-def _initialize_convolution(conv: nn.Conv2d) -> None:
-    fan = f"fan_{conv.rule.fan}" if isinstance(conv, PWSConv2d) else "fan_out"
+def _fill(conv: nn.Conv2d, fan: str) -> None:
     nn.init.kaiming_normal_(conv.weight, mode=fan, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
