@@ -1,4 +1,4 @@
-"""Weights in: torchvision's files, the ancestors', and our own, brought to our names and shapes.
+"""Weights in: torchvision's and timm's files, the ancestors', and our own, brought to our names and shapes.
 
 Whatever a file calls things is a row of a table here, and nowhere else. Rows apply to every file: their patterns are so
 narrow that no other ancestor's names match.
@@ -7,15 +7,17 @@ narrow that no other ancestor's names match.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
-from models.interop.families import rows_for
+from models.interop.families import Rows, dialect_of, rows_for
+from models.interop.files import load_file
 from utils.errors import CheckpointError
 
 CONTAINERS = ("state_dict", "model")  # the trainers of four ancestors; ModelZoo.pytorch (seeds.md 7)
+AVERAGES = ("state_dict_ema", "model_ema")  # timm and this trainer; torchvision, with a counter beside the weights
+AVERAGE_COUNTER = "n_averaged"
 SHOWN = 8  # tensors of each kind named in an error
 
 # (pattern, replacement), applied one after the other to every name.
@@ -38,18 +40,20 @@ HEAD = re.compile(r"^(bn_last|fc)\.")
 COUNTER = "num_batches_tracked"  # files older than torch 0.4.1 lack it; only momentum=None would read it
 
 
-def read(path: str | Path, network: str = "") -> dict[str, Tensor]:
-    """The weights in a file that torch.save wrote, under our names. CheckpointError if it cannot be read.
+def read(path: str | Path, network: str = "", *, average: bool = False) -> dict[str, Tensor]:
+    """The weights in a file, under our names. CheckpointError if it cannot be read.
 
-    `network` is our name of the network that they are for; files of ResNets need none.
+    `network` is our name of the network that they are for; files of ResNets need none. With `average` it is their
+    moving average.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"{path} cannot be read as weights: {error}") from error
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not named tensors")
-    return unwrap(checkpoint, network)
+    checkpoint = load_file(path)
+    if not average:
+        return unwrap(checkpoint, network)
+    for key in AVERAGES:
+        if isinstance(checkpoint.get(key), Mapping):
+            weights = {name: value for name, value in checkpoint[key].items() if name != AVERAGE_COUNTER}
+            return unwrap(weights, network)
+    raise CheckpointError(f"{path} holds no average of the weights: expected one of {AVERAGES}")
 
 
 def unwrap(checkpoint: Mapping[str, object], network: str = "") -> dict[str, Tensor]:
@@ -60,15 +64,16 @@ def unwrap(checkpoint: Mapping[str, object], network: str = "") -> dict[str, Ten
     strangers = [name for name, value in checkpoint.items() if not isinstance(value, Tensor)]
     if strangers or not checkpoint:
         raise CheckpointError(f"no weights here: expected tensors, or one of {CONTAINERS}, found {_some(strangers)}")
-    weights = {our_name(name, network): value for name, value in checkpoint.items()}
+    dialect = dialect_of(checkpoint)
+    weights = {our_name(name, network, dialect): value for name, value in checkpoint.items()}
     if len(weights) != len(checkpoint):
         raise CheckpointError("two tensors of this file have the same name without their prefixes")
     return {name: our_tensor(name, value) for name, value in weights.items()}
 
 
-def our_name(name: str, network: str = "") -> str:
-    """What we call the tensor that a file of `network` calls `name`."""
-    for pattern, replacement in (*NAMES, *rows_for(network)):
+def our_name(name: str, network: str = "", dialect: Rows = ()) -> str:
+    """What we call the tensor that a file of `network` calls `name`; `dialect` is what its other names told."""
+    for pattern, replacement in (*NAMES, *dialect, *rows_for(network)):
         name = re.sub(pattern, replacement, name)
     return name
 
