@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ Result = TypeVar("Result")
 
 PREFETCH = 2  # results that each worker has ready or in work
 HUNG = 240.0  # seconds for one result; less than --timeout, so that the cause is told before its effects
+GLANCE = 2.0  # seconds after which torch looks whether its workers live
 PATIENCE = 1.0  # seconds that workers have to end by themselves
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent dies
 
@@ -119,7 +121,7 @@ def _start(
             pin_memory=pinned,
             worker_init_fn=_settle if workers else None,
             prefetch_factor=PREFETCH if workers else None,
-            timeout=HUNG if workers else 0,
+            timeout=GLANCE if workers else 0,
             generator=torch.Generator(),  # it draws a seed, which must not come from the network's generator
         )
         # torch's handler would raise a worker's death anywhere in the training step; waiting for a result finds it too.
@@ -147,15 +149,19 @@ def _settle(worker: int) -> None:
 
 
 def _next(results: Iterator[Result | TrainingError]) -> Result | TrainingError | _End:
-    """The next result. DataError if a worker was killed."""
-    try:
-        return next(results, _End())
-    except RuntimeError as error:
-        if "DataLoader timed out" in str(error):
-            raise DataError(_no_result(HUNG)) from error
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(_death(error)) from error
+    """The next result. DataError if a worker was killed, or if there is none for HUNG seconds."""
+    begin = time.monotonic()
+    while True:
+        try:
+            return next(results, _End())
+        except RuntimeError as error:
+            if "DataLoader timed out" in str(error):
+                if time.monotonic() - begin > HUNG:
+                    raise DataError(_no_result(HUNG)) from error
+            elif "DataLoader worker" in str(error):
+                raise DataError(_death(error)) from error
+            else:
+                raise
 
 
 def _stop(results: Iterator[Result | TrainingError], processes: set[BaseProcess]) -> None:
