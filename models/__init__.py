@@ -27,7 +27,7 @@ class Network(Protocol):
 NETWORKS: dict[str, Network] = {**RESNETS}
 
 # Fields of ModelConfig that every network reads; `build_model` sees for itself whether zero_gamma was of use.
-ALWAYS_USED = {"model", "norm", "num_classes", "zero_gamma"}
+ALWAYS_USED = {"model", "num_classes", "zero_gamma"}
 
 
 def model_names() -> list[str]:
@@ -64,4 +64,5 @@ def _refuse_unused(config: ModelConfig, used: set[str]) -> None:
         value = getattr(config, field.name)
         if field.name not in used and value != field.default:
             flag = f"--{field.name.replace('_', '-')} {value}"
-            raise UsageError(f"{flag} has no effect on {config.model} with --norm {config.norm}; leave it out")
+            where = config.model if field.name == "norm" else f"{config.model} with --norm {config.norm}"
+            raise UsageError(f"{flag} has no effect on {where}; leave it out")
