@@ -5,7 +5,7 @@ narrow that no other ancestor's names match.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ NAMES = (
     (r"^backbone\.", ""),
     (r"^neck\.norm\.", "bn_last."),
     (r"^head\.fc\.", "fc."),
-    (r"(?<![^.])norm(\d)\.", r"bn\1."),
+    (r"^((?:layer\d\.)?(?:\d+\.)?)norm(\d)\.", r"\1bn\2."),  # not DenseNet's, which are deeper
 )
 
 # (pattern, how its tensor becomes ours), for names after `NAMES`.
@@ -86,13 +86,13 @@ def our_tensor(name: str, value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, backbone_only: bool = False) -> None:
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, may_lack: Collection[str] = ()) -> None:
     """Give `model` the weights that `unwrap` found. CheckpointError, and nothing loaded, unless each has its place.
 
-    With `backbone_only` the last norm and the classifier may be missing, and keep what they have.
+    Tensors of the model that the weights `may_lack` keep what they have.
     """
     ours = model.state_dict()
-    optional = {name for name in ours if name.endswith(COUNTER) or (backbone_only and HEAD.match(name))}
+    optional = {name for name in ours if name.endswith(COUNTER) or name in may_lack}
     shapes = {name for name in ours.keys() & weights.keys() if ours[name].shape != weights[name].shape}
     problems = {
         "missing": [_shape(name, ours[name]) for name in ours if name not in weights and name not in optional],

@@ -25,7 +25,9 @@ def check_checkpoint(path: Path) -> list[Check]:
     weights = read(path, our_network(_network(path)))
     if not any(HEAD.match(parameter) for parameter in weights):
         # Such a file's answer is the features that enter the classifier, with the neck of the whole checkpoint.
-        load_weights(model, {**weights, **_neck(path)}, backbone_only=True)
+        load_weights(
+            model, {**weights, **_neck(path)}, may_lack=[name for name in model.state_dict() if HEAD.match(name)]
+        )
         model.fc, name = nn.Identity(), "features"
     else:
         load_weights(model, weights)

@@ -1,6 +1,6 @@
 """What a run writes, where it goes on from, and what it tells."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -19,6 +19,10 @@ class RunConfig:
     """auto: the newest good checkpoint of --output-dir, or a fresh start; or the path of one"""
     resume_allow: tuple[str, ...] = ()
     """settings that may differ from the checkpoint's although they change the result, such as epochs lr data"""
+    init_from: str | None = None
+    """start a fresh run from the weights in this file: of this trainer, torchvision, timm, an ancestor; safetensors"""
+    init_head: Literal["file", "fresh"] = "file"
+    """--init-from: the classifier is the file's, or fresh, where the file has none or one of other classes"""
     save_every: Annotated[int, Field(ge=0)] = 0
     """steps between checkpoints inside an epoch; 0 saves at the end of epochs only"""
     keep_epochs: Annotated[int, Field(ge=0)] = 0
