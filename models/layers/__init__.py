@@ -67,9 +67,9 @@ class Layers:
             return nn.Sequential(conv, self.norm(c_out, last=last))
         return nn.Sequential(conv, *self.norm_act(c_out, act))
 
-    def end_norm_act(self, channels: int) -> tuple[nn.Module, nn.Module] | None:
+    def end_norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""
-        return (self.row.ends(channels), self.act()) if self.row.ends else None
+        return (self.row.ends(channels), self.act(act)) if self.row.ends else None
 
     def block_order(self, own: str) -> str:
         """The order inside residual blocks: the user's, or else the norm's, or else the network's `own`."""
@@ -79,3 +79,8 @@ class Layers:
     def stem(self, own: str) -> str:
         """The first layers: the user's choice, or else the network's `own`."""
         return own if self.config.stem == "auto" else self.config.stem
+
+    def width(self) -> float:
+        """The width multiplier: what the channels of a network that has one are multiplied by."""
+        self.used.add("width")
+        return self.config.width

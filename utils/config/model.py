@@ -25,6 +25,8 @@ class ModelConfig:
     """order inside residual blocks; auto is the network's own, and relu-first with pws"""
     stem: Literal["auto", "imagenet", "small"] = "auto"
     """first layers: 7x7 stride 2 and pooling, or one 3x3 for images of about 32 px; auto is the network's own"""
+    width: Annotated[float, Field(gt=0)] = 1.0
+    """width multiplier of a mobile network's channels, such as 0.5; GhostNet was published at 0.5, 1.0 and 1.3"""
     num_classes: Annotated[int | None, Field(ge=1)] = None
     """outputs of the classifier; as many as the data set has classes if not given"""
     zero_gamma: Annotated[bool, arg(aliases=["--last-gamma", "--zero-init-residual"])] = False
