@@ -8,6 +8,7 @@ from torch import nn
 from models.layers import Layers
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
 from models.layers.sync import SyncBatchNorm2d
+from models.regnet import REGNETS
 from models.resnet import RESNETS
 from utils.config.model import ModelConfig
 from utils.errors import UsageError
@@ -24,7 +25,7 @@ class Network(Protocol):
     def build(self, layers: Layers, num_classes: int) -> nn.Module: ...
 
 
-NETWORKS: dict[str, Network] = {**RESNETS}
+NETWORKS: dict[str, Network] = {**RESNETS, **REGNETS}
 
 # Fields of ModelConfig that every network reads; `build_model` sees for itself whether zero_gamma was of use.
 ALWAYS_USED = {"model", "num_classes", "zero_gamma"}

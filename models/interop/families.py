@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterable
 
+from models.interop.regnet import REGNET
+
 Rows = tuple[tuple[str, str], ...]  # (pattern, replacement), applied one after the other to every name
 
 # (pattern of our network's name, rows); the first that matches counts.
-FAMILIES: tuple[tuple[str, Rows], ...] = ()
+FAMILIES: tuple[tuple[str, Rows], ...] = ((r"regnet_.*", REGNET),)
 
 
 def rows_for(network: str) -> Rows:

@@ -36,9 +36,10 @@ RULES = (
 # (name of a network, our name of it, what differs from our defaults); \1 is the first group of the name.
 NAMED: tuple[tuple[str, str, dict[str, object]], ...] = (
     (r"mz__RegNetX(\d+(?:_[1-9])?)(?:_0)?GF(?:_PATCHED)?", r"regnet_x_\1gf", {}),
+    (r"mz__RegNetX800MF", "regnet_x_800mf_modelzoo", {}),
     (r"mz__RegNetX(\d+)MF", r"regnet_x_\1mf", {}),
-    (r"mz__RegNetY(\d+(?:_[1-9])?)(?:_0)?GF", r"regnet_y_\1gf_own_se", {}),
-    (r"mz__RegNetY(\d+)MF", r"regnet_y_\1mf_own_se", {}),
+    (r"mz__RegNetY(\d+(?:_[1-9])?)(?:_0)?GF", r"regnet_y_\1gf_modelzoo", {}),
+    (r"mz__RegNetY(\d+)MF", r"regnet_y_\1mf_modelzoo", {}),
 )
 
 # (name of a network, why it will not be ours).
