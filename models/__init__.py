@@ -1,4 +1,4 @@
-"""Networks by name. A family is one file with a table of rows, and an entry in `NETWORKS`."""
+"""Networks by name. A family is one file with a table of rows, and an entry in `FAMILIES`."""
 
 from dataclasses import fields
 from typing import Protocol
@@ -14,21 +14,44 @@ from utils.config.model import ModelConfig
 from utils.errors import UsageError
 from utils.registry import choose
 
-__all__ = ["build_model", "gain_parameters", "model_names", "refuse_unsynced", "set_data_gains", "wants_data_gains"]
+__all__ = [
+    "FAMILIES",
+    "build_model",
+    "gain_parameters",
+    "image_size",
+    "model_names",
+    "refuse_unsynced",
+    "set_data_gains",
+    "wants_data_gains",
+]
 
 
 class Network(Protocol):
-    """A row of a family's table. `settings`: the fields of ModelConfig that it reads and not every network does."""
+    """A row of a family's table. `settings`: the fields of ModelConfig that it reads and not every network does.
+
+    A row may also have `image_size`, in pixels, where it is not 224, and `paper`, an arXiv number.
+    """
 
     settings: tuple[str, ...]
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module: ...
 
 
-NETWORKS: dict[str, Network] = {**RESNETS, **REGNETS}
+# A family's name -> its table.
+FAMILIES: dict[str, dict[str, Network]] = {
+    "ResNet": RESNETS,
+    "RegNet": REGNETS,
+}
+NETWORKS = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
+IMAGE_SIZE = 224  # pixels, of a network whose row has no `image_size` of its own
 
 # Fields of ModelConfig that every network reads; `build_model` sees for itself whether zero_gamma was of use.
 ALWAYS_USED = {"model", "num_classes", "zero_gamma"}
+
+
+def image_size(name: str) -> int:
+    """Side of the images, in pixels, that a network of ours was published for."""
+    return getattr(NETWORKS[name], "image_size", IMAGE_SIZE)
 
 
 def model_names() -> list[str]:
