@@ -1,9 +1,8 @@
 """Golden layers: forward, gradients and changed buffers of `layers/*.npz`."""
 
 import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,51 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.interop import load_weights, our_name, our_tensor
+from models.interop import load_weights, our_tensor
 from models.layers import Layers
 from models.layers.convolution import PWSConv2d, PWSRule, WSConv2d
 from models.layers.gain import set_data_gains, wants_data_gains
 from models.resnet import EXPANSION, ResNetShape, basic, bottleneck, stage
 from scripts.golden.comparing import Check, NotOursYet, elementwise
+from scripts.golden.layer import WINDOW, Layer, Meta, Outputs, take
 from utils.config.model import ModelConfig
-
-Meta = Mapping[str, object]
-Arguments = dict[str, object]
-Outputs = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer of ours under test: the module, the outputs that the golden file names, and its names for parameters.
-
-    `whole`: the golden file has all that the module has. `names`: (pattern, replacement), before interop's.
-    """
-
-    module: nn.Module
-    call: Callable[[nn.Module, Tensor], Outputs] = lambda module, x: {"y": module(x)}
-    names: tuple[tuple[str, str], ...] = ()
-    whole: bool = True
-
-    def our_name(self, name: str) -> str:
-        for pattern, replacement in self.names:
-            name = re.sub(pattern, replacement, name)
-        return our_name(name)
-
-
-def _take(arguments: Mapping[str, object], *names: str, **only: object) -> Arguments:
-    """The named arguments that are there. NotOursYet for one that is neither named nor has the value in `only`."""
-    for name, value in arguments.items():
-        if name not in names and (name not in only or value != only[name]):
-            raise NotOursYet(f"argument {name}={value!r} of this ancestor has no place in ours")
-    return {name: arguments[name] for name in names if name in arguments}
-
-
-WINDOW = ("kernel_size", "stride", "padding", "dilation", "groups", "bias")
 
 
 def _pws_conv(meta: Meta) -> Layer:
     own = ("in_channels", "out_channels", "gamma", "equiv", "mode", "initalpha")
-    given = {"kernel_size": 3, **_take(meta["ctor"], *own, *WINDOW, activation=None)}
+    given = {"kernel_size": 3, **take(meta["ctor"], *own, *WINDOW, activation=None)}
     fan = given.get("mode", "fan_out").removeprefix("fan_")
     rule = PWSRule(given.get("gamma", 1e-5), given.get("equiv", False), fan)
     options = {name: given[name] for name in WINDOW if name in given}
@@ -66,12 +33,12 @@ def _pws_conv(meta: Meta) -> Layer:
 
 
 def _ws_conv(meta: Meta) -> Layer:
-    given = _take(meta["ctor"], "in_channels", "out_channels", *WINDOW)
+    given = take(meta["ctor"], "in_channels", "out_channels", *WINDOW)
     return Layer(WSConv2d(given.pop("in_channels"), given.pop("out_channels"), **given))
 
 
 def _group_norm(meta: Meta) -> Layer:
-    given = _take(meta["ctor"], "num_features")
+    given = take(meta["ctor"], "num_features")
     return Layer(Layers(ModelConfig(norm="gn")).norm(given["num_features"]))
 
 
@@ -92,7 +59,7 @@ def _chosen(conv: Mapping[str, object], norm: Mapping[str, object] | None) -> Mo
 
 
 def _relu_neck(meta: Meta) -> Layer:
-    given = _take(meta["ctor"], "in_channels", "norm_cfg", avgpool=False)
+    given = take(meta["ctor"], "in_channels", "norm_cfg", avgpool=False)
     config = ModelConfig(norm="pws" if given.get("norm_cfg") else "none", block_order="relu-first")
     if given.get("norm_cfg", None) not in (None, {"type": "GN", "num_groups": 1, "requires_grad": True}):
         raise NotOursYet("a neck of ours has GroupNorm(1) or nothing")
@@ -106,7 +73,7 @@ def _one_block_network(channels: int, config: ModelConfig, num_classes: int) -> 
 
 
 def _classifier(meta: Meta) -> Layer:
-    given = _take(meta["ctor"], "in_channels", "num_classes")
+    given = take(meta["ctor"], "in_channels", "num_classes")
 
     def call(network: nn.Module, x: Tensor) -> Outputs:
         logits = network.classify(x)
@@ -119,7 +86,7 @@ def _classifier(meta: Meta) -> Layer:
 
 def _residual_stage(meta: Meta) -> Layer:
     names = ("block", "num_blocks", "in_channels", "out_channels", "stride", "conv_cfg", "norm_cfg")
-    given = _take(meta["ctor"], *names, style="pytorch", avg_down=False)
+    given = take(meta["ctor"], *names, style="pytorch", avg_down=False)
     block, expansion = {"BasicBlock": (basic, 1), "Bottleneck": (bottleneck, EXPANSION)}[given["block"]]
     config = _chosen(given["conv_cfg"], given.get("norm_cfg"))
     shape = ResNetShape(block, (), order="relu-first")
@@ -132,7 +99,7 @@ def _block(shape: ResNetShape, norm: str) -> Callable[[Meta], Layer]:
 
     def build(meta: Meta) -> Layer:
         options = ("inplanes", "planes", "stride", "downsample", "cardinality", "baseWidth")
-        given = _take(meta["ctor"], *options, activation="relu", drop_block=False)
+        given = take(meta["ctor"], *options, activation="relu", drop_block=False)
         wide = replace(shape, groups=given.get("cardinality", 1), group_width=given.get("baseWidth", 64))
         blocks = stage(wide, Layers(ModelConfig(norm=norm)), given["inplanes"], given["planes"], given["stride"], 1)
         return Layer(blocks[0], names=((r"^downsample\.weight$", "downsample.0.weight"),))
