@@ -26,10 +26,17 @@ class Conv:
     kernel_size: int
     stride: int = 1
     groups: int = 1
+    inner: bool = False  # the 3x3 of a bottleneck, where an attention may stand with its norm and activation
 
     def layer(self, layers: Layers, *, gain_from_data: bool) -> nn.Conv2d:
         options = {"stride": self.stride, "groups": self.groups}
         return layers.conv(self.c_in, self.c_out, self.kernel_size, gain_from_data=gain_from_data, **options)
+
+    def attention(self, layers: Layers) -> nn.Module | None:
+        """What stands for this convolution, its norm and its activation."""
+        if not self.inner:
+            return None
+        return layers.conv3x3_norm_act(self.c_in, self.c_out, stride=self.stride, groups=self.groups)
 
 
 @dataclass(frozen=True)
@@ -37,16 +44,18 @@ class Order:
     """Where a block has its norms and activations.
 
     `norm_first`: norm-act-conv instead of conv-norm-act. `act_last`: an activation after the addition; if there is
-    none, the block opens with one, which the shortcut's projection sees too.
+    none, the block opens with one, which the shortcut's projection sees too unless `raw_shortcut`.
     """
 
     norm_first: bool
     act_last: bool
+    raw_shortcut: bool = False
 
 
 ORDERS = {
     "post": Order(norm_first=False, act_last=True),
     "pre": Order(norm_first=True, act_last=False),
+    "pre-raw": Order(norm_first=True, act_last=False, raw_shortcut=True),  # CIFAR's, arXiv 1603.05027
     "relu-first": Order(norm_first=False, act_last=False),
 }
 
@@ -65,17 +74,19 @@ class Block(nn.Module):
             for name, module in steps.items():
                 self.add_module(name, module)
             self.branch += steps
+        self.attention = layers.attention(convs[-1].c_out)
+        self.branch.append("attention")
         if order.act_last:
             self.act, self.closing = layers.act(), ["act"]
         elif order.norm_first:
             self.opening, self.branch = self.branch[:2], self.branch[2:]
         else:
             self.act, self.opening = layers.act(), ["act"]
-        self.downsample = _shortcut(convs, order, layers)
+        self.downsample, self.raw_shortcut = _shortcut(convs, order, layers), order.raw_shortcut
 
     def forward(self, x: Tensor) -> Tensor:
         opened = self._run(self.opening, x)
-        identity = x if self.downsample is None else self.downsample(opened)
+        identity = x if self.downsample is None else self.downsample(x if self.raw_shortcut else opened)
         return self._run(self.closing, self._run(self.branch, opened) + identity)
 
     def _run(self, names: list[str], x: Tensor) -> Tensor:
@@ -85,6 +96,8 @@ class Block(nn.Module):
 
 
 def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.Module]:
+    if attention := conv.attention(layers):
+        return {f"conv{i}": attention}
     steps = {f"conv{i}": conv.layer(layers, gain_from_data=i == 1)}
     if last:
         return {**steps, f"bn{i}": layers.norm(conv.c_out, last=True)}
@@ -94,7 +107,8 @@ def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.
 
 def _norm_first(i: int, conv: Conv, layers: Layers) -> dict[str, nn.Module]:
     norm, act = layers.norm_act(conv.c_in)
-    return {f"bn{i}": norm, f"act{i}": act, f"conv{i}": conv.layer(layers, gain_from_data=i == 1)}
+    layer = conv.attention(layers) or conv.layer(layers, gain_from_data=i == 1)
+    return {f"bn{i}": norm, f"act{i}": act, f"conv{i}": layer}
 
 
 def _shortcut(convs: list[Conv], order: Order, layers: Layers) -> nn.Sequential | None:
@@ -112,13 +126,15 @@ class ResNetShape:
 
     settings: ClassVar[tuple[str, ...]] = ("block_order", "stem")  # the fields of ModelConfig that it reads
 
-    block: Callable[["ResNetShape", int, int, int], list[Conv]]
+    block: Callable[["ResNetShape", int, int, int], list[Conv]]  # shape, input channels, planes, stride
     depths: tuple[int, ...]
     channels: int = 64
     groups: int = 1
     group_width: int = 64
     order: str = "post"
     stem: str = "imagenet"
+    stem_channels: int | None = None  # where they are not those of the first stage
+    stem_norm: bool = True  # a norm and an activation after the first convolution
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         chosen = replace(self, order=layers.block_order(self.order), stem=layers.stem(self.stem))
@@ -135,7 +151,8 @@ def basic(shape: ResNetShape, c_in: int, planes: int, stride: int) -> list[Conv]
 def bottleneck(shape: ResNetShape, c_in: int, planes: int, stride: int) -> list[Conv]:
     """1x1, a 3x3 that may be grouped, 1x1."""
     width = planes * shape.group_width // 64 * shape.groups
-    return [Conv(c_in, width, 1), Conv(width, width, 3, stride, shape.groups), Conv(width, planes * EXPANSION, 1)]
+    inner = Conv(width, width, 3, stride, shape.groups, inner=True)
+    return [Conv(c_in, width, 1), inner, Conv(width, planes * EXPANSION, 1)]
 
 
 def stage(shape: ResNetShape, layers: Layers, c_in: int, planes: int, stride: int, depth: int) -> nn.Sequential:
@@ -153,16 +170,19 @@ class ResNet(nn.Module):
 
     def __init__(self, shape: ResNetShape, layers: Layers, num_classes: int) -> None:
         super().__init__()
-        small = shape.stem == "small"
-        self.conv1 = layers.conv(3, shape.channels, 3 if small else 7, stride=1 if small else 2, gain_from_data=True)
-        self.bn1, self.act1 = layers.end_norm_act(shape.channels) or layers.norm_act(shape.channels)
+        small, channels = shape.stem == "small", shape.stem_channels or shape.channels
+        self.conv1 = layers.conv(3, channels, 3 if small else 7, stride=1 if small else 2, gain_from_data=True)
+        self.bn1, self.act1 = layers.end_norm_act(channels) or _after_stem(shape, layers, channels)
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = [f"layer{i + 1}" for i in range(len(shape.depths))]
-        channels = shape.channels
         for i, (name, depth) in enumerate(zip(self.stages, shape.depths, strict=True)):
             planes = shape.channels * 2**i
-            self.add_module(name, stage(shape, layers, channels, planes, 2 if i else 1, depth))
+            blocks = stage(shape, layers, channels, planes, 2 if i else 1, depth)
             channels = shape.block(shape, channels, planes, 1)[-1].c_out
+            attention = layers.stage_attention(channels) if name != self.stages[-1] else None
+            if attention:
+                blocks.add_module("attention", attention)
+            self.add_module(name, blocks)
         self.bn_last, self.act_last = layers.end_norm_act(channels) or _before_head(shape, layers, channels)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
@@ -178,6 +198,10 @@ class ResNet(nn.Module):
         return self.fc(self.avgpool(features).flatten(1))
 
 
+def _after_stem(shape: ResNetShape, layers: Layers, channels: int) -> tuple[nn.Module, nn.Module]:
+    return layers.norm_act(channels) if shape.stem_norm else (nn.Identity(), nn.Identity())
+
+
 def _before_head(shape: ResNetShape, layers: Layers, channels: int) -> tuple[nn.Module, nn.Module]:
     """The norm and activation that the last block leaves to be done."""
     order = ORDERS[shape.order]
@@ -186,13 +210,34 @@ def _before_head(shape: ResNetShape, layers: Layers, channels: int) -> tuple[nn.
     return layers.norm_act(channels) if order.norm_first else (nn.Identity(), layers.act())
 
 
-def cifar(block: Callable[[ResNetShape, int, int, int], list[Conv]], depth: int) -> ResNetShape:
-    """The ResNet for 32 px images with `depth` weighted layers: 6n + 2 of basic blocks, 9n + 2 of bottlenecks."""
+Blocks = Callable[[ResNetShape, int, int, int], list[Conv]]
+
+
+def cifar(block: Blocks, depth: int, **differences: object) -> ResNetShape:
+    """The ResNet for 32 px images with `depth` weighted layers: 6n + 2 of basic blocks, 9n + 2 of bottlenecks.
+
+    `differences`: fields of the row that are not those of the ResNets of arXiv 1512.03385.
+    """
     convs_a_block = 2 if block is basic else 3
     blocks, rest = divmod(depth - 2, 3 * convs_a_block)
     if rest:
         raise ValueError(f"a CIFAR ResNet of this block has {3 * convs_a_block}n + 2 layers, not {depth}")
-    return ResNetShape(block, (blocks,) * 3, channels=16, stem="small")
+    return ResNetShape(**{"block": block, "depths": (blocks,) * 3, "channels": 16, "stem": "small", **differences})
+
+
+def preresnet(block: Blocks, depth: int) -> ResNetShape:
+    """The pre-activation ResNet of arXiv 1603.05027: no norm after the stem, projections of what nothing activated."""
+    return cifar(block, depth, order="pre-raw", stem_norm=False)
+
+
+def wide(depth: int, factor: int) -> ResNetShape:
+    """The wide ResNet of arXiv 1605.07146, of 6n + 4 layers: it counts the projections of its three stages in."""
+    return cifar(basic, depth - 2, order="pre", stem_norm=False, stem_channels=16, channels=16 * factor)
+
+
+def resnext29(groups: int) -> ResNetShape:
+    """The ResNeXt for 32 px images of arXiv 1611.05431, of 64 channels a group."""
+    return cifar(bottleneck, 29, channels=64, groups=groups)
 
 
 RESNETS = {
@@ -214,4 +259,10 @@ RESNETS = {
     "resnet101v2": ResNetShape(bottleneck, (3, 4, 23, 3), order="pre"),
     "resnet152v2": ResNetShape(bottleneck, (3, 8, 36, 3), order="pre"),
     **{f"resnet{depth}": cifar(basic, depth) for depth in (20, 32, 44, 56, 110, 1202)},
+    **{f"preresnet{depth}": preresnet(basic, depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}_bottleneck": cifar(bottleneck, depth) for depth in (29, 164)},
+    **{f"preresnet{depth}_bottleneck": preresnet(bottleneck, depth) for depth in (29, 164, 1001)},
+    **{f"wrn{depth}_{factor}": wide(depth, factor) for depth, factor in ((16, 2), (16, 8), (22, 8), (28, 10), (40, 4))},
+    "resnext29_8x64d": resnext29(8),
+    "resnext29_16x64d": resnext29(16),
 }

@@ -3,6 +3,7 @@
 from torch import nn
 
 from models.layers.activation import ACTIVATIONS
+from models.layers.attending import ATTENTIONS
 from models.layers.convolution import PWSConv2d
 from models.layers.normalization import NORMALIZATIONS
 from utils.config.model import ModelConfig
@@ -15,6 +16,7 @@ class Layers:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.row = choose(NORMALIZATIONS, config.norm, "--norm")
+        self.attending = choose(ATTENTIONS, config.attention, "--attention")
         self.zero_gammas = 0
         self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
 
@@ -66,6 +68,32 @@ class Layers:
         if act is None:
             return nn.Sequential(conv, self.norm(c_out, last=last))
         return nn.Sequential(conv, *self.norm_act(c_out, act))
+
+    def gate_norm(self, channels: int, **options: bool) -> nn.Module:
+        """The norm inside an attention, where channels may be few and there may be one position; options: affine."""
+        return self.row.gate(channels, **options) if self.row.gate else nn.Identity()
+
+    def attention(self, channels: int) -> nn.Module:
+        """The attention at the end of a residual branch, before the addition."""
+        return self.branch_attention(channels) or nn.Identity()
+
+    def branch_attention(self, channels: int) -> nn.Module | None:
+        """The attention for a place inside a residual branch where the network may have one of its own."""
+        return self._attending("branch", channels)
+
+    def stage_attention(self, channels: int) -> nn.Module | None:
+        """The attention after a stage, if there is one."""
+        return self._attending("stage", channels)
+
+    def conv3x3_norm_act(self, c_in: int, c_out: int, **options: int) -> nn.Module | None:
+        """The attention that stands for a 3x3 convolution with its norm and activation; None if there is none."""
+        return self._attending("conv3x3", c_in, c_out, **options)
+
+    def _attending(self, place: str, *channels: int, **options: int) -> nn.Module | None:
+        if self.attending.place != place:
+            return None
+        self.used.update(("attention", *self.attending.settings))
+        return self.attending.build(self, *channels, **options)
 
     def end_norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""

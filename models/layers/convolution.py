@@ -35,7 +35,20 @@ class WSConv2d(StandardizedConv2d):
         centred = filters - filters.mean(1, keepdim=True)
         # A norm, unlike a square root, has a finite gradient at zero.
         deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / (filters.shape[1] - 1) ** 0.5
-        return (centred / (deviation + WS_EPSILON)).view_as(self.weight)
+        return (centred / (self._scaled(deviation) + WS_EPSILON)).view_as(self.weight)
+
+    def _scaled(self, deviation: Tensor) -> Tensor:
+        return deviation
+
+
+class A1Conv2d(WSConv2d):
+    """WS whose deviation is multiplied by the root of the number of all weights: filters of norm about 1 / sqrt(c_out).
+
+    Source: the PytorchInsight ancestor, which defines and does not use it (seeds.md 4.2).
+    """
+
+    def _scaled(self, deviation: Tensor) -> Tensor:
+        return deviation * self.weight.numel() ** 0.5
 
 
 class WNConv2d(StandardizedConv2d):

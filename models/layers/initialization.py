@@ -16,17 +16,21 @@ class Start:
     """How the weights of a family start.
 
     `fan` of Kaiming-normal filters (He et al., arXiv 1502.01852), with zero biases; `linear` is the standard deviation
-    of linear weights, with zero biases. None leaves torch's own start, uniform in +-1 / sqrt(fan in).
+    of linear weights, or "fan_out": uniform in +-1 / sqrt(fan out); with zero biases. None leaves torch's own start,
+    uniform in +-1 / sqrt(fan in).
     """
 
     fan: Literal["fan_in", "fan_out"] | None = "fan_out"
-    linear: float | None = None
+    linear: float | Literal["fan_out"] | None = None
 
 
 STARTS = {
     "resnet": Start(),  # torchvision's; the WS and PytorchInsight ancestors' too
-    "torch": Start(fan=None),  # ShuffleNet V1 and V2, in torchvision and PytorchInsight
-    "small-head": Start(linear=0.01),  # RegNet (pycls and torchvision)
+    "torch": Start(fan=None),  # ShuffleNet V1 and V2, in torchvision and PytorchInsight; AlexNet
+    "densenet": Start(fan="fan_in"),  # torchvision's; the WS ancestor's CIFAR DenseNets start as ResNets
+    # RegNet (pycls and torchvision), VGG (torchvision and the WS ancestor), MobileNet (torchvision)
+    "small-head": Start(linear=0.01),
+    "efficientnet": Start(linear="fan_out"),  # the authors' and torchvision's
 }
 
 
@@ -47,8 +51,16 @@ def initialize(model: nn.Module, start: str = "resnet") -> None:
             _fill(module, chosen.fan)
     if linear:
         for module in (module for module in model.modules() if isinstance(module, nn.Linear)):
-            nn.init.normal_(module.weight, std=linear)
-            nn.init.zeros_(module.bias)
+            _fill_linear(module, linear)
+
+
+def _fill_linear(layer: nn.Linear, start: float | Literal["fan_out"]) -> None:
+    if start == "fan_out":
+        nn.init.uniform_(layer.weight, -(layer.out_features**-0.5), layer.out_features**-0.5)
+    else:
+        nn.init.normal_(layer.weight, std=start)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()

@@ -36,8 +36,10 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        mean, scale, bias = (tensor.view(1, -1, 1, 1) for tensor in (mean, scale, self.bias))
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return ((wide - mean.view(1, -1, 1, 1)) * scale.view(1, -1, 1, 1)).to(x.dtype)
+        mean, scale, bias = (tensor.view(1, -1, 1, 1) for tensor in (mean, self.weight * scale, self.bias))
         return ((wide - mean) * scale + bias).to(x.dtype)
 
 

@@ -42,11 +42,14 @@ COUNTS = [
 ]
 
 
+def few_groups(norm: str, groups: int) -> dict[str, int]:
+    """The setting of a norm that counts groups; nothing for others."""
+    return {"norm_groups": groups} if "norm_groups" in NORMALIZATIONS[norm].settings else {}
+
+
 def every_combination() -> list[ModelConfig]:
     return [
-        ModelConfig(
-            model="resnet20", norm=norm, block_order=order, **({"norm_groups": 8} if norm in ("gn", "ws") else {})
-        )
+        ModelConfig(model="resnet20", norm=norm, block_order=order, **few_groups(norm, 8))
         for norm in NORMALIZATIONS
         for order in ORDERS
     ]
@@ -116,9 +119,8 @@ def test_every_norm_and_order_trains_all_its_parameters(config: ModelConfig) -> 
 @pytest.mark.parametrize("norm", NORMALIZATIONS)
 @pytest.mark.parametrize("model", ["resnet18", "resnext50_32x4d", "resnet50v2", "wide_resnet50_2", "resnet20"])
 def test_gains_and_biases_have_one_dimension_and_weights_more(model: str, norm: str) -> None:
-    groups = {"norm_groups": 16} if norm in ("gn", "ws") else {}
     with torch.device("meta"):
-        network = build_model(ModelConfig(model=model, norm=norm, **groups), 10)
+        network = build_model(ModelConfig(model=model, norm=norm, **few_groups(norm, 16)), 10)
     for name, parameter in network.named_parameters():
         is_norm = name.rpartition(".")[0].split(".")[-1].startswith("bn") or "downsample.1" in name
         assert (parameter.ndim == 1) == (is_norm or not name.endswith("weight")), name

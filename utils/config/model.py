@@ -16,13 +16,20 @@ class ModelConfig:
     model: Annotated[str, arg(aliases=["--arch", "-a"])] = "resnet50"
     """network, such as resnet50; an unknown name lists them all"""
     norm: str = "bn"
-    """normalization: bn, syncbn, gn, in, in_affine, ln, none, ws (with gn), ws_bn, wn, pws"""
+    """normalization: bn, syncbn, bng2, gn, in, in_affine, ln, switchnorm, evonorm_b0, evonorm_s0, frn, none,
+    ws (with gn), ws_bn, a1, wn, pws"""
     act: str = "auto"
     """activation: relu, relu6, leaky-relu, prelu, swish, hard-swish, mish, gelu; auto is the network's own"""
+    attention: str = "auto"
+    """attention: se, cbam, sge, gc, srm, eca, gl, bam, sk, sk_paper; auto is the network's own"""
+    attention_reduction: Annotated[int, Field(ge=1)] = 16
+    """channels of a layer over those inside its attention, for se, cbam, bam, gc, sk and sk_paper"""
+    attention_groups: Annotated[int | None, Field(ge=1)] = None
+    """groups of channels of sge (64 if not given) and gl (4), and of grouped convolutions of sk and sk_paper (32)"""
     norm_groups: Annotated[int, Field(ge=1)] = 32
-    """groups of group normalization, for gn and ws"""
-    block_order: Literal["auto", "post", "pre", "relu-first"] = "auto"
-    """order inside residual blocks; auto is the network's own, and relu-first with pws"""
+    """groups of group normalization, for gn, ws and evonorm_s0"""
+    block_order: Literal["auto", "post", "pre", "pre-raw", "relu-first"] = "auto"
+    """order inside residual blocks; auto is the network's own, and relu-first with pws, pre with evonorm and frn"""
     stem: Literal["auto", "imagenet", "small"] = "auto"
     """first layers: 7x7 stride 2 and pooling, or one 3x3 for images of about 32 px; auto is the network's own"""
     width: Annotated[float, Field(gt=0)] = 1.0
