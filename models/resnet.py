@@ -5,6 +5,7 @@ relu-first is the PWSConv ancestor's. A bottleneck's stride sits on its 3x3 conv
 names whatever the norm; a norm before the head is `bn_last`.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -27,16 +28,17 @@ class Conv:
     stride: int = 1
     groups: int = 1
     inner: bool = False  # the 3x3 of a bottleneck, where an attention may stand with its norm and activation
+    deep: bool = False  # the same in a stage after the first, where it may be deformable
 
     def layer(self, layers: Layers, *, gain_from_data: bool) -> nn.Conv2d:
-        options = {"stride": self.stride, "groups": self.groups}
+        options = {"stride": layers.stride(self.stride), "groups": self.groups, "may_deform": self.deep}
         return layers.conv(self.c_in, self.c_out, self.kernel_size, gain_from_data=gain_from_data, **options)
 
     def attention(self, layers: Layers) -> nn.Module | None:
         """What stands for this convolution, its norm and its activation."""
         if not self.inner:
             return None
-        return layers.conv3x3_norm_act(self.c_in, self.c_out, stride=self.stride, groups=self.groups)
+        return layers.conv3x3_norm_act(self.c_in, self.c_out, stride=layers.stride(self.stride), groups=self.groups)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Block(nn.Module):
         self.opening, self.branch, self.closing = [], [], []
         for i, conv in enumerate(convs, start=1):
             steps = _norm_first(i, conv, layers) if order.norm_first else _conv_first(i, conv, layers, i == len(convs))
+            if i > 1 and (pool := layers.pool(conv.c_in, convs[i - 2].stride)):
+                steps = _pooled(i, steps, pool)
             for name, module in steps.items():
                 self.add_module(name, module)
             self.branch += steps
@@ -105,6 +109,13 @@ def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.
     return {**steps, f"bn{i}": norm, f"act{i}": act}
 
 
+def _pooled(i: int, steps: dict[str, nn.Module], pool: nn.Module) -> dict[str, nn.Module]:
+    """The steps with `pool` before their convolution: behind the convolution before, its norm and its activation."""
+    names = list(steps)
+    names.insert(names.index(f"conv{i}"), f"pool{i}")
+    return {name: steps.get(name, pool) for name in names}
+
+
 def _norm_first(i: int, conv: Conv, layers: Layers) -> dict[str, nn.Module]:
     norm, act = layers.norm_act(conv.c_in)
     layer = conv.attention(layers) or conv.layer(layers, gain_from_data=i == 1)
@@ -116,8 +127,15 @@ def _shortcut(convs: list[Conv], order: Order, layers: Layers) -> nn.Sequential 
     c_in, c_out, stride = convs[0].c_in, convs[-1].c_out, max(conv.stride for conv in convs)
     if c_in == c_out and stride == 1:
         return None
-    projection = Conv(c_in, c_out, 1, stride).layer(layers, gain_from_data=True)
-    return nn.Sequential(projection) if order.norm_first else nn.Sequential(projection, layers.norm(c_out))
+    pool = layers.shortcut_pool(c_in, stride)
+    projected = replace(
+        convs[0], c_out=c_out, kernel_size=1, stride=1 if pool else stride, groups=1, inner=False, deep=False
+    )
+    steps = OrderedDict({"pool": pool} if pool else {})
+    steps["0"] = projected.layer(layers, gain_from_data=True)
+    if not order.norm_first:
+        steps["1"] = layers.norm(c_out)
+    return nn.Sequential(steps)
 
 
 @dataclass(frozen=True)
@@ -135,9 +153,12 @@ class ResNetShape:
     stem: str = "imagenet"
     stem_channels: int | None = None  # where they are not those of the first stage
     stem_norm: bool = True  # a norm and an activation after the first convolution
+    last_norm: bool = True  # after blocks that begin with their norm
+    attention: str = "auto"  # the network's own
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         chosen = replace(self, order=layers.block_order(self.order), stem=layers.stem(self.stem))
+        layers.own_attention(self.attention)
         model = ResNet(chosen, layers, num_classes)
         initialize(model)
         return model
@@ -151,7 +172,7 @@ def basic(shape: ResNetShape, c_in: int, planes: int, stride: int) -> list[Conv]
 def bottleneck(shape: ResNetShape, c_in: int, planes: int, stride: int) -> list[Conv]:
     """1x1, a 3x3 that may be grouped, 1x1."""
     width = planes * shape.group_width // 64 * shape.groups
-    inner = Conv(width, width, 3, stride, shape.groups, inner=True)
+    inner = Conv(width, width, 3, stride, shape.groups, inner=True, deep=planes > shape.channels)
     return [Conv(c_in, width, 1), inner, Conv(width, planes * EXPANSION, 1)]
 
 
@@ -160,6 +181,8 @@ def stage(shape: ResNetShape, layers: Layers, c_in: int, planes: int, stride: in
     blocks = []
     for i in range(depth):
         convs = shape.block(shape, c_in, planes, 1 if i else stride)
+        if convs[0].stride == 1 < max(conv.stride for conv in convs) and layers.stride_first():
+            convs = [replace(convs[0], stride=stride), *(replace(conv, stride=1) for conv in convs[1:])]
         blocks.append(Block(convs, ORDERS[shape.order], layers))
         c_in = convs[-1].c_out
     return nn.Sequential(*blocks)
@@ -173,8 +196,8 @@ class ResNet(nn.Module):
         small, channels = shape.stem == "small", shape.stem_channels or shape.channels
         self.conv1 = layers.conv(3, channels, 3 if small else 7, stride=1 if small else 2, gain_from_data=True)
         self.bn1, self.act1 = layers.end_norm_act(channels) or _after_stem(shape, layers, channels)
-        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = [f"layer{i + 1}" for i in range(len(shape.depths))]
+        self.maxpool = nn.Identity() if small else layers.max_pool(channels)
+        self.levels = {"act1": channels}
         for i, (name, depth) in enumerate(zip(self.stages, shape.depths, strict=True)):
             planes = shape.channels * 2**i
             blocks = stage(shape, layers, channels, planes, 2 if i else 1, depth)
@@ -205,7 +228,7 @@ def _after_stem(shape: ResNetShape, layers: Layers, channels: int) -> tuple[nn.M
 def _before_head(shape: ResNetShape, layers: Layers, channels: int) -> tuple[nn.Module, nn.Module]:
     """The norm and activation that the last block leaves to be done."""
     order = ORDERS[shape.order]
-    if order.act_last:
+    if order.act_last or (order.norm_first and not shape.last_norm):
         return nn.Identity(), nn.Identity()
     return layers.norm_act(channels) if order.norm_first else (nn.Identity(), layers.act())
 

@@ -73,6 +73,11 @@ class Layers:
         """The norm inside an attention, where channels may be few and there may be one position; options: affine."""
         return self.row.gate(channels, **options) if self.row.gate else nn.Identity()
 
+    def own_attention(self, name: str) -> None:
+        """Let the network's own attention stand wherever it has a place, unless the user chose one."""
+        if self.config.attention == "auto":
+            self.attending = ATTENTIONS[name]
+
     def attention(self, channels: int) -> nn.Module:
         """The attention at the end of a residual branch, before the addition."""
         return self.branch_attention(channels) or nn.Identity()

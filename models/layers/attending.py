@@ -6,6 +6,7 @@ convolution with its norm and activation. Networks ask `models.layers.Layers` fo
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from torch import nn
@@ -20,14 +21,20 @@ from models.layers.attention import (
     StyleRecalibration,
 )
 from models.layers.channels import refuse_groups
+from models.layers.lambda_layer import LambdaLayer, LocalPositions
 from models.layers.selective import SelectiveKernel
 from models.layers.sharing import GlobalGate
+from models.layers.split_attention import SplitAttentionConv, Splits
 from utils.config.model import ModelConfig
+from utils.errors import UsageError
 
+REDUCTION = 16  # channels over those inside an attention
 SGE_GROUPS = 64  # of PytorchInsight's networks, seeds.md 4.2
 GL_GROUPS = 4  # of its ShuffleNets, seeds.md 4.3
 SK_GROUPS = 32
 SK_LEAST = 32  # channels that the paper's mixing has at least, arXiv 1903.06586
+RADIX, SPLIT_REDUCTION, SPLIT_LEAST = 2, 4, 32  # of ResNeSt, arXiv 2004.08955
+LAMBDA_HEADS, LAMBDA_KEYS, LAMBDA_CONTEXT = 4, 16, 15  # of ModelZoo.pytorch's networks, seeds.md 5.5
 
 
 class Maker(Protocol):
@@ -50,8 +57,8 @@ class Attention:
     settings: tuple[str, ...] = ()
 
 
-def _hidden(layers: Maker, channels: int) -> int:
-    return max(channels // layers.config.attention_reduction, 1)
+def _hidden(layers: Maker, channels: int, own: int = REDUCTION, least: int = 1) -> int:
+    return max(channels // (layers.config.attention_reduction or own), least)
 
 
 def _groups(layers: Maker, channels: int, own: int) -> int:
@@ -75,7 +82,19 @@ def _sk_paper(layers: Maker, c_in: int, c_out: int, stride: int, groups: int) ->
     """The paper's: two grouped convolutions, one with dilation 2 for a 5x5."""
     grouped = max(groups, _groups(layers, c_out, SK_GROUPS))
     branches = [{"stride": stride, "groups": grouped, "dilation": dilation} for dilation in (1, 2)]
-    return SelectiveKernel(c_in, c_out, max(_hidden(layers, c_out), SK_LEAST), branches, layers)
+    return SelectiveKernel(c_in, c_out, _hidden(layers, c_out, least=SK_LEAST), branches, layers)
+
+
+def _split(layers: Maker, c_in: int, c_out: int, stride: int, groups: int, authors: bool = False) -> nn.Module:
+    hidden = _hidden(layers, c_in * RADIX, SPLIT_REDUCTION, SPLIT_LEAST)
+    return SplitAttentionConv(c_in, c_out, stride, groups, Splits(hidden, RADIX, authors), layers)
+
+
+def _lambda(layers: Maker, c_in: int, c_out: int, stride: int, groups: int) -> nn.Module:
+    if groups > 1:
+        raise UsageError(f"--attention lambda has no groups, the 3x3 of {layers.config.model} has {groups}")
+    positions = LocalPositions(LAMBDA_KEYS, LAMBDA_CONTEXT)
+    return LambdaLayer(c_in, c_out, LAMBDA_HEADS, LAMBDA_KEYS, positions, layers, stride)
 
 
 ATTENTIONS = {
@@ -100,4 +119,7 @@ ATTENTIONS = {
     ),
     "sk": Attention("conv3x3", _sk, ("attention_reduction", "attention_groups")),
     "sk_paper": Attention("conv3x3", _sk_paper, ("attention_reduction", "attention_groups")),
+    "split": Attention("conv3x3", _split, ("attention_reduction",)),
+    "split_paper": Attention("conv3x3", partial(_split, authors=True), ("attention_reduction",)),
+    "lambda": Attention("conv3x3", _lambda),
 }

@@ -21,9 +21,10 @@ class ModelConfig:
     act: str = "auto"
     """activation: relu, relu6, leaky-relu, prelu, swish, hard-swish, mish, gelu; auto is the network's own"""
     attention: str = "auto"
-    """attention: se, cbam, sge, gc, srm, eca, gl, bam, sk, sk_paper; auto is the network's own"""
-    attention_reduction: Annotated[int, Field(ge=1)] = 16
-    """channels of a layer over those inside its attention, for se, cbam, bam, gc, sk and sk_paper"""
+    """attention: se, cbam, sge, gc, srm, eca, gl, bam, sk, sk_paper, split, split_paper, lambda;
+    auto is the network's own"""
+    attention_reduction: Annotated[int | None, Field(ge=1)] = None
+    """channels over those inside an attention: 16 if not given, for se, cbam, bam, gc, sk and sk_paper; 4 for split"""
     attention_groups: Annotated[int | None, Field(ge=1)] = None
     """groups of channels of sge (64 if not given) and gl (4), and of grouped convolutions of sk and sk_paper (32)"""
     norm_groups: Annotated[int, Field(ge=1)] = 32
