@@ -4,6 +4,7 @@ Their small networks keep plain convolutions whatever the norm of the network; t
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -11,20 +12,28 @@ from torch import Tensor, nn
 
 from models.layers.activation import ACTIVATIONS
 from models.layers.channels import fewer_than_positions
+from models.layers.convolution import ZeroConv2d
 
 NormLayer = Callable[[int], nn.Module]
+
+
+class PooledLinear(nn.Conv2d):
+    """A linear layer of pooled channels, (n, c, 1, 1), as the 1x1 convolution that torchvision has for it."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1)
 
 
 class SqueezeExcitation(nn.Module):
     """Weighs channels by what their means say: x * gate(fc2(act(fc1(mean)))). Hu et al., arXiv 1709.01507.
 
-    x: (n, channels, h, w). The two layers are 1x1 convolutions with biases, as torchvision has them.
+    x: (n, channels, h, w). The two layers have biases.
     """
 
     def __init__(self, channels: int, hidden: int, act: str = "relu", gate: str = "sigmoid") -> None:
         super().__init__()
-        self.fc1, self.act = nn.Conv2d(channels, hidden, 1), ACTIVATIONS[act]()
-        self.fc2, self.gate = nn.Conv2d(hidden, channels, 1), ACTIVATIONS[gate]()
+        self.fc1, self.act = PooledLinear(channels, hidden), ACTIVATIONS[act]()
+        self.fc2, self.gate = PooledLinear(hidden, channels), ACTIVATIONS[gate]()
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(self.logits(_means(x)))
@@ -57,25 +66,55 @@ class SpatialGroupEnhance(nn.Module):
         return (grouped * gates).flatten(1, 2)
 
 
-class ConvolutionalBlockAttention(nn.Module):
-    """Weighs channels, then positions, each by mean and maximum over the other. Woo et al., arXiv 1807.06521."""
+# What one number may say of a channel's positions; CBAM has the first two.
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean((2, 3), keepdim=True),
+    "max": lambda x: x.amax((2, 3), keepdim=True),
+    "norm": lambda x: torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True),
+    "logsumexp": lambda x: x.logsumexp((2, 3), keepdim=True),
+}
 
-    def __init__(self, channels: int, hidden: int, norm: NormLayer) -> None:
+
+class ChannelGate(SqueezeExcitation):
+    """Weighs channels by the sum of what several pools say, through the same two layers."""
+
+    def __init__(self, channels: int, hidden: int, pools: tuple[str, ...] = ("mean", "max")) -> None:
+        super().__init__(channels, hidden)
+        self.pools = [POOLS[name] for name in pools]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(sum(self.logits(pool(x)) for pool in self.pools))
+
+
+class SpatialGate(nn.Module):
+    """Weighs positions by a 7x7 convolution of their maximum and mean over channels."""
+
+    def __init__(self, norm: NormLayer) -> None:
         super().__init__()
-        self.channel = SqueezeExcitation(channels, hidden)
         self.conv, self.bn = nn.Conv2d(2, 1, 7, padding=3, bias=False), norm(1)
         if isinstance(self.bn, nn.BatchNorm2d):
             self.bn.momentum = 0.01  # the authors' code
+        for gain in (gain for name, gain in self.bn.named_parameters() if name == "weight"):
+            nn.init.zeros_(gain)  # so that it starts as 1/2 everywhere; PytorchInsight's, seeds.md 4.4
 
     def forward(self, x: Tensor) -> Tensor:
-        maxima = x.amax((2, 3), keepdim=True)
-        x = x * torch.sigmoid(self.channel.logits(_means(x)) + self.channel.logits(maxima))
         return x * torch.sigmoid(self.bn(self.conv(extremes(x))))
 
 
 def extremes(x: Tensor) -> Tensor:
     """x: (n, c, h, w) -> maximum and mean over channels (n, 2, h, w)."""
     return torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)
+
+
+class ConvolutionalBlockAttention(nn.Module):
+    """Weighs channels, then positions. Woo et al., arXiv 1807.06521 (CBAM)."""
+
+    def __init__(self, channels: int, hidden: int, norm: NormLayer, pools: tuple[str, ...] = ("mean", "max")) -> None:
+        super().__init__()
+        self.channel, self.spatial = ChannelGate(channels, hidden, pools), SpatialGate(norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spatial(self.channel(x))
 
 
 class BottleneckAttention(nn.Module):
@@ -88,9 +127,8 @@ class BottleneckAttention(nn.Module):
 
     def __init__(self, channels: int, hidden: int, norm: NormLayer) -> None:
         super().__init__()
-        self.channel = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1), norm(hidden), nn.ReLU(), nn.Conv2d(hidden, channels, 1)
-        )
+        layers = PooledLinear(channels, hidden), PooledLinear(hidden, channels)
+        self.channel = nn.Sequential(layers[0], norm(hidden), nn.ReLU(), layers[1])
         convs = [nn.Conv2d(channels, hidden, 1)]
         convs += [nn.Conv2d(hidden, hidden, 3, padding=self.DILATION, dilation=self.DILATION) for _ in range(2)]
         steps = [module for conv in convs for module in (conv, norm(hidden), nn.ReLU())]
@@ -100,19 +138,47 @@ class BottleneckAttention(nn.Module):
         return x * (1 + torch.sigmoid(self.channel(_means(x)) * self.spatial(x)))
 
 
-class GlobalContext(nn.Module):
-    """Adds to every position the same vector, computed from an attended mean. Cao et al., arXiv 1904.11492."""
+class ContextMask(nn.Conv2d):
+    """The 1x1 convolution that attends to positions. It starts by its fan in, as its authors', in every network."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 1, 1)
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="relu")
+        nn.init.zeros_(self.bias)
+
+
+class GlobalContext(nn.Module):
+    """Adds to every position the same vector, computed from an attended mean. Cao et al., arXiv 1904.11492 (GC).
+
+    The paper also tries a plain mean (`attended` false) and a gate: `fusions` may have "mul", "add" or both.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int, *, attended: bool = True, fusions: tuple[str, ...] = ("add",)
+    ) -> None:
         super().__init__()
-        self.mask = nn.Conv2d(channels, 1, 1)
-        self.fc1, self.norm = nn.Conv2d(channels, hidden, 1), nn.GroupNorm(1, hidden)  # LayerNorm of one position
-        self.act, self.fc2 = nn.ReLU(), nn.Conv2d(hidden, channels, 1)
+        self.mask = ContextMask(channels) if attended else None
+        self.mul, self.add = (_transform(channels, hidden) if name in fusions else None for name in ("mul", "add"))
 
     def forward(self, x: Tensor) -> Tensor:
+        context = self._context(x)
+        y = x if self.mul is None else x * torch.sigmoid(self.mul(context))
+        return y if self.add is None else y + self.add(context)
+
+    def _context(self, x: Tensor) -> Tensor:
+        """x: (n, c, h, w) -> (n, c, 1, 1)."""
+        if self.mask is None:
+            return _means(x)
         shares = self.mask(x).flatten(2).softmax(2)  # (n, 1, h w)
-        context = (x.flatten(2) * shares).sum(2)[..., None, None]  # (n, c, 1, 1)
-        return x + self.fc2(self.act(self.norm(self.fc1(context))))
+        return (x.flatten(2) * shares).sum(2)[..., None, None]
+
+
+def _transform(channels: int, hidden: int) -> nn.Sequential:
+    norm = nn.GroupNorm(1, hidden)  # of one position, so the layer norm of the paper
+    layers = {"fc1": nn.Conv2d(channels, hidden, 1), "norm": norm, "act": nn.ReLU()}
+    return nn.Sequential(OrderedDict(layers, fc2=ZeroConv2d(hidden, channels, 1)))
 
 
 class StyleRecalibration(nn.Module):

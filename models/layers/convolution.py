@@ -16,8 +16,18 @@ from torch.nn import functional
 WS_EPSILON = 1e-5  # added to the standard deviation, not to the variance, as in the authors' code
 
 
+class ZeroConv2d(nn.Conv2d):
+    """A convolution that starts at zero, in every network, so that what it weighs or moves starts alike everywhere."""
+
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
 class StandardizedConv2d(nn.Conv2d):
     """A convolution with `kernel()` in the place of its weight. Subclasses say what the kernel is."""
+
+    plain_type: type[nn.Conv2d] = nn.Conv2d  # what it is when its kernel is written out
 
     def kernel(self) -> Tensor:
         """The kernel that the input is convolved with, of the weight's shape; gradients flow to the parameters."""
@@ -28,7 +38,13 @@ class StandardizedConv2d(nn.Conv2d):
 
 
 class WSConv2d(StandardizedConv2d):
-    """Weight standardization (Qiao et al., arXiv 1903.10520): each filter minus its mean, over its sample deviation."""
+    """Weight standardization (Qiao et al., arXiv 1903.10520): each filter minus its mean, over its sample deviation.
+
+    A depthwise filter is one too, standardized over its own k^2 weights: the paper's reason, what a norm behind the
+    filter makes of its scale and mean, does not depend on its fan, and neither paper nor ancestor excepts any (the
+    ancestor's WS MobileNetV1 and ShuffleNetV1 are numbers without code, seeds.md 4.5). It then sums to zero, and
+    passes differences between neighbours but not their mean.
+    """
 
     def kernel(self) -> Tensor:
         filters = self.weight.flatten(1)
@@ -121,17 +137,16 @@ def folded(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _plain(conv: StandardizedConv2d) -> nn.Conv2d:
-    plain = nn.Conv2d(
+    plain = conv.plain_type(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
+        conv.kernel_size[0],
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
         bias=conv.bias is not None,
     ).to(conv.weight)
-    plain.weight.copy_(conv.kernel())
-    if conv.bias is not None:
-        plain.bias.copy_(conv.bias)
+    state = {name: value for name, value in conv.state_dict().items() if name in plain.state_dict()}
+    plain.load_state_dict({**state, "weight": conv.kernel()})
     return plain.train(conv.training)

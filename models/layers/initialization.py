@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.layers.convolution import PWSConv2d, WNConv2d
+from models.layers.attention import ContextMask, PooledLinear
+from models.layers.convolution import PWSConv2d, WNConv2d, ZeroConv2d
 
 PWS_HEAD_DEVIATION = 0.01  # of the classifier after PWS, seeds.md 2.2
 
@@ -17,15 +18,17 @@ class Start:
 
     `fan` of Kaiming-normal filters (He et al., arXiv 1502.01852), with zero biases; `linear` is the standard deviation
     of linear weights, or "fan_out": uniform in +-1 / sqrt(fan out); with zero biases. None leaves torch's own start,
-    uniform in +-1 / sqrt(fan in).
+    uniform in +-1 / sqrt(fan in). `pooled`: the layers of pooled channels inside attentions start as filters do; else
+    as torch's linear layers, which they are in PytorchInsight's ResNets.
     """
 
     fan: Literal["fan_in", "fan_out"] | None = "fan_out"
+    pooled: bool = True
     linear: float | Literal["fan_out"] | None = None
 
 
 STARTS = {
-    "resnet": Start(),  # torchvision's; the WS and PytorchInsight ancestors' too
+    "resnet": Start(pooled=False),  # torchvision's; the WS and PytorchInsight ancestors' too
     "torch": Start(fan=None),  # ShuffleNet V1 and V2, in torchvision and PytorchInsight; AlexNet
     "densenet": Start(fan="fan_in"),  # torchvision's; the WS ancestor's CIFAR DenseNets start as ResNets
     # RegNet (pycls and torchvision), VGG (torchvision and the WS ancestor), MobileNet (torchvision)
@@ -33,21 +36,23 @@ STARTS = {
     "efficientnet": Start(linear="fan_out"),  # the authors' and torchvision's
 }
 
+OWN = (ZeroConv2d, ContextMask)  # convolutions that start alike in every network
+
 
 def initialize(model: nn.Module, start: str = "resnet") -> None:
     """Give the weights of `model` the start of that name in `STARTS`.
 
     Norms keep the ones and zeros (and zero gammas) they were made with. PWS filters are Kaiming-normal by the fan of
     their rule whatever the start, since the rule takes that variance for granted, with gains of one and a head of
-    N(0, 0.01); WN gains are the norms of their filters.
+    N(0, 0.01); WN gains are the norms of their filters. What is in `OWN` keeps its own start.
     """
     chosen = STARTS[start]
-    linear = chosen.linear
+    linear, kept = chosen.linear, OWN if chosen.pooled else (*OWN, PooledLinear)
     for module in model.modules():
         if isinstance(module, PWSConv2d):
             _fill(module, f"fan_{module.rule.fan}")
             linear = linear or PWS_HEAD_DEVIATION
-        elif isinstance(module, nn.Conv2d) and chosen.fan:
+        elif isinstance(module, nn.Conv2d) and not isinstance(module, kept) and chosen.fan:
             _fill(module, chosen.fan)
     if linear:
         for module in (module for module in model.modules() if isinstance(module, nn.Linear)):
