@@ -157,7 +157,14 @@ class ResNetShape:
     attention: str = "auto"  # the network's own
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
-        chosen = replace(self, order=layers.block_order(self.order), stem=layers.stem(self.stem))
+        width = layers.width()
+        chosen = replace(
+            self,
+            order=layers.block_order(self.order),
+            stem=layers.stem(self.stem),
+            channels=round(self.channels * width),
+            stem_channels=self.stem_channels and round(self.stem_channels * width),
+        )
         layers.own_attention(self.attention)
         model = ResNet(chosen, layers, num_classes)
         initialize(model)
@@ -197,7 +204,8 @@ class ResNet(nn.Module):
         self.conv1 = layers.conv(3, channels, 3 if small else 7, stride=1 if small else 2, gain_from_data=True)
         self.bn1, self.act1 = layers.end_norm_act(channels) or _after_stem(shape, layers, channels)
         self.maxpool = nn.Identity() if small else layers.max_pool(channels)
-        self.levels = {"act1": channels}
+        self.stages = [f"layer{i + 1}" for i in range(len(shape.depths))]
+        self.levels = {"act1": channels}  # for models.backbone
         for i, (name, depth) in enumerate(zip(self.stages, shape.depths, strict=True)):
             planes = shape.channels * 2**i
             blocks = stage(shape, layers, channels, planes, 2 if i else 1, depth)
@@ -206,6 +214,7 @@ class ResNet(nn.Module):
             if attention:
                 blocks.add_module("attention", attention)
             self.add_module(name, blocks)
+            self.levels[name] = channels
         self.bn_last, self.act_last = layers.end_norm_act(channels) or _before_head(shape, layers, channels)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)

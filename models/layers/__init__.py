@@ -5,7 +5,9 @@ from torch import nn
 from models.layers.activation import ACTIVATIONS
 from models.layers.attending import ATTENTIONS
 from models.layers.convolution import PWSConv2d
+from models.layers.deformable import deformable
 from models.layers.normalization import NORMALIZATIONS
+from models.layers.pooling import DOWNSAMPLINGS
 from utils.config.model import ModelConfig
 from utils.registry import choose
 
@@ -17,18 +19,30 @@ class Layers:
         self.config = config
         self.row = choose(NORMALIZATIONS, config.norm, "--norm")
         self.attending = choose(ATTENTIONS, config.attention, "--attention")
+        self.downsampling = DOWNSAMPLINGS[config.downsampling]
         self.zero_gammas = 0
         self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
 
     def conv(
-        self, c_in: int, c_out: int, kernel_size: int, *, gain_from_data: bool = False, **options: int
+        self,
+        c_in: int,
+        c_out: int,
+        kernel_size: int,
+        *,
+        gain_from_data: bool = False,
+        may_deform: bool = False,
+        **options: int,
     ) -> nn.Conv2d:
-        """A convolution padded to keep its size; `gain_from_data` where a PWS gain may start so.
+        """A convolution padded to keep its size.
 
+        `gain_from_data` where a PWS gain may start so, `may_deform` where --deformable has its place.
         options: stride, groups, dilation; bias for one that is there whatever the norm.
         """
         self.used.add("norm")
         layer = self.row.conv(self.config) if self.row.conv else nn.Conv2d
+        if may_deform:
+            self.used.add("deformable")
+            layer = deformable(layer) if self.config.deformable else layer
         padding = (kernel_size - 1) // 2 * options.get("dilation", 1)
         conv = layer(c_in, c_out, kernel_size, **{"padding": padding, "bias": self.row.conv_bias, **options})
         if isinstance(conv, PWSConv2d):
@@ -108,6 +122,35 @@ class Layers:
         """The order inside residual blocks: the user's, or else the norm's, or else the network's `own`."""
         chosen = self.config.block_order
         return (self.row.block_order or own) if chosen == "auto" else chosen
+
+    def stride_first(self) -> bool:
+        """Whether the stride of a bottleneck is on its first convolution, as caffe's ResNets have it."""
+        self.used.add("caffe_stride")
+        return self.config.caffe_stride
+
+    def stride(self, own: int) -> int:
+        """The stride of a convolution: 1 where `pool` stands behind it."""
+        return 1 if self.downsampling.pool else own
+
+    def pool(self, channels: int, stride: int) -> nn.Module | None:
+        """What does a convolution's stride behind its activation; None if it does its stride itself."""
+        if stride == 1 or not self.downsampling.pool:
+            return None
+        return self.downsampling.pool(channels)
+
+    def shortcut_pool(self, channels: int, stride: int) -> nn.Module | None:
+        """What halves the resolution before the projection of a shortcut; None if the projection does."""
+        if stride == 1:
+            return None
+        self.used.update(("avg_down", "downsampling"))
+        if self.config.avg_down:
+            return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+        return self.pool(channels, stride)
+
+    def max_pool(self, channels: int) -> nn.Module:
+        """The stem's pooling of maxima, 3x3 with stride 2."""
+        self.used.add("downsampling")
+        return self.downsampling.max_pool(channels)
 
     def stem(self, own: str) -> str:
         """The first layers: the user's choice, or else the network's `own`."""

@@ -33,8 +33,23 @@ class ModelConfig:
     """order inside residual blocks; auto is the network's own, and relu-first with pws, pre with evonorm and frn"""
     stem: Literal["auto", "imagenet", "small"] = "auto"
     """first layers: 7x7 stride 2 and pooling, or one 3x3 for images of about 32 px; auto is the network's own"""
+    downsampling: Literal["stride", "blur", "lip"] = "stride"
+    """what halves the resolution: strides and max pooling, blur pooling (arXiv 1904.11486), or local importance
+    pooling (arXiv 1908.04156)"""
+    avg_down: bool = False
+    """average pooling before the projection of a shortcut, in the place of its stride (ResNet-D's, arXiv 1812.01187)"""
+    caffe_stride: bool = False
+    """the stride of a bottleneck on its first 1x1 convolution, as in caffe's ResNets, not on its 3x3"""
+    deformable: bool = False
+    """modulated deformable 3x3 convolutions in all stages but the first (DCNv2, arXiv 1811.11168)"""
+    frozen_stages: Annotated[int | None, Field(ge=0)] = None
+    """leave the stem and so many stages as they are, as --init-from gave them: no gradients, norms in evaluation"""
+    freeze_norm: bool = False
+    """leave the running statistics of norms as they are, and normalize with them; gains still train"""
+    octave_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.125
+    """share of channels at half the resolution in octave ResNets; published at 0.125, 0.25 and 0.5"""
     width: Annotated[float, Field(gt=0)] = 1.0
-    """width multiplier of a mobile network's channels, such as 0.5; GhostNet was published at 0.5, 1.0 and 1.3"""
+    """width multiplier of a ResNet's or mobile network's channels; GhostNet was published at 0.5, 1.0 and 1.3"""
     num_classes: Annotated[int | None, Field(ge=1)] = None
     """outputs of the classifier; as many as the data set has classes if not given"""
     zero_gamma: Annotated[bool, arg(aliases=["--last-gamma", "--zero-init-residual"])] = False
