@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.interop.families import Rows, dialect_of, rows_for
 from models.interop.files import load_file
+from models.interop.lambdanet import LAMBDA_TENSORS
 from utils.errors import CheckpointError
 
 CONTAINERS = ("state_dict", "model")  # the trainers of four ancestors; ModelZoo.pytorch (seeds.md 7)
@@ -30,9 +31,30 @@ NAMES = (
     (r"^((?:layer\d\.)?(?:\d+\.)?)norm(\d)\.", r"\1bn\2."),  # not DenseNet's, which are deeper
 )
 
+
+def _matrix(weight: Tensor) -> Tensor:
+    """ModelZoo's hidden linear layers of MobileNetV3 and GhostNet are 1x1 convolutions."""
+    return weight[:, :, 0, 0] if weight.shape[2:] == (1, 1) else weight
+
+
+def _as_vector(value: Tensor) -> Tensor:
+    return value.flatten() if value.numel() == max(value.shape, default=0) else value
+
+
+def _as_1x1(value: Tensor) -> Tensor:
+    """The kernel of a 1x1 convolution for the weight of a linear layer."""
+    return value[..., None, None] if value.ndim == 2 else value
+
+
 # (pattern, how its tensor becomes ours), for names after `NAMES`.
 TENSORS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
     (r"(?<![^.])alpha$", torch.flatten),  # PWSConv keeps its gains as (c_out, 1, 1, 1)
+    *LAMBDA_TENSORS,
+    # PytorchInsight: gains of gates are (1, g, 1, 1) or (1, g), of bng2 (c / 2, 1); squeezes and excitations are linear.
+    (r"(?<![^.])attention\.(weight|bias)$", _as_vector),
+    (r"(?<![^.])attention\.fc[12]\.weight$", _as_1x1),
+    (r"^(conv[15]|stage\d\.\d+\.branch\d)\.\d\.(weight|bias)$", _as_vector),
+    (r"^classifier\.0\.weight$", _matrix),
 )
 
 # What a file without neck and head lacks (PWSConv's process_ckpt.py writes such files).
@@ -91,6 +113,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, may_lack: C
 
     Tensors of the model that the weights `may_lack` keep what they have.
     """
+    if problems := misfits(model, weights, may_lack=may_lack):
+        found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items())
+        raise CheckpointError(f"the weights do not fit the network: {found}")
+    model.load_state_dict({**model.state_dict(), **weights})
+
+
+def misfits(model: nn.Module, weights: Mapping[str, Tensor], *, may_lack: Collection[str] = ()) -> dict[str, list[str]]:
+    """What has no place, by name and shape: `missing` in the weights, `unexpected` there, and of an `other shape`."""
     ours = model.state_dict()
     optional = {name for name in ours if name.endswith(COUNTER) or name in may_lack}
     shapes = {name for name in ours.keys() & weights.keys() if ours[name].shape != weights[name].shape}
@@ -99,10 +129,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, may_lack: C
         "unexpected": [_shape(name, weights[name]) for name in weights if name not in ours],
         "other shape": [f"{_shape(name, weights[name])} for {tuple(ours[name].shape)}" for name in sorted(shapes)],
     }
-    if any(problems.values()):
-        found = "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names)
-        raise CheckpointError(f"the weights do not fit the network: {found}")
-    model.load_state_dict({**ours, **weights})
+    return {kind: names for kind, names in problems.items() if names}
 
 
 def _shape(name: str, tensor: Tensor) -> str:
