@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.batches import Batch
 from data.order import validation_numbers, validation_requests
 from scripts.assembly import Network, Run, assemble_evaluation, assemble_run, settings_from
+from scripts.layer_table import layer_table
 from utils import distributed
 from utils.config.parsing import as_toml
 from utils.ending import one_ending
@@ -34,6 +35,9 @@ def main(arguments: list[str]) -> None:
         config, print_only = settings_from(arguments)
         if print_only:
             say(as_toml(config))
+            return
+        if config.run.model_info:
+            say(layer_table(config))
             return
         ending.world = distributed.start(config.training)
         if config.run.evaluate:

@@ -12,7 +12,7 @@ from utils.registry import nearest
 THE_MACHINE = ("data_dir", "workers", "shards", "grad_accum_steps", "device", "threads", "timeout")
 PATIENCE = ("bad_image_budget",)
 VALIDATION = ("val_resize", "val_crop", "val_batch_size", "val_interval", "evaluate", "class_accuracy")
-WHAT_IS_TOLD = ("output_dir", "save_every", "keep_epochs", "log_interval", "log_indices", "debug")
+WHAT_IS_TOLD = ("output_dir", "save_every", "keep_epochs", "log_interval", "log_indices", "model_info", "debug")
 RESUMING = ("resume", "resume_allow")
 MAY_CHANGE = frozenset(THE_MACHINE + PATIENCE + VALIDATION + WHAT_IS_TOLD + RESUMING)
 

@@ -39,5 +39,7 @@ class RunConfig:
     """steps between lines of progress"""
     log_indices: bool = False
     """write which images each step used, one file a rank"""
+    model_info: bool = False
+    """only print the layers of the network with output shapes, parameters and multiply-adds for --img-size"""
     debug: bool = False
     """show tracebacks of errors that are otherwise told in one line"""
