@@ -81,12 +81,14 @@ class RunningStatistics:
     """The buffers that a forward pass moves: floats named running_*, and whole-number counters.
 
     Each shard starts from the values of the last step, and the step ends with the mean over shards and counters moved
-    by one: running <- (1 - m) running + m mean over shards.
+    by one: running <- (1 - m) running + m mean over shards. Modules that stay in evaluation while the network is in
+    training move nothing, and a mean of equal values could: theirs are left out.
     """
 
     def __init__(self, model: nn.Module):
-        named = list(model.named_buffers())
-        self.moving = [b for name, b in named if name.rpartition(".")[2].startswith("running_")]
+        moved = (module for module in model.modules() if module.training)
+        named = [pair for module in moved for pair in module.named_buffers(recurse=False)]
+        self.moving = [b for name, b in named if name.startswith("running_")]
         self.counters = [b for _, b in named if not b.is_floating_point()]
         self.keep()
 
@@ -131,7 +133,7 @@ class Replicas:
         each = shards // world.size
         self.shards = range(world.rank * each, (world.rank + 1) * each)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.statistics = RunningStatistics(model)
+        self.statistics = RunningStatistics(model.train())
         self.network = self._replicate(model)
 
     def _replicate(self, model: nn.Module) -> nn.Module:

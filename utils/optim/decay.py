@@ -15,9 +15,9 @@ Group = dict[str, list[Tensor] | float]
 
 def parameter_groups(model: nn.Module, gains: Iterable[nn.Parameter], optim: OptimConfig) -> list[Group]:
     """Groups for the optimizer: weights, biases and norms, and `gains`, the alphas of PWS; empty ones are left out."""
-    alphas = list(gains)
+    alphas = [gain for gain in gains if gain.requires_grad]
     if optim.alpha_wd and not alphas:
-        raise UsageError(f"--alpha-wd {optim.alpha_wd:g} has no effect: the network has no pws gains; leave it out")
+        raise UsageError(f"--alpha-wd {optim.alpha_wd:g} has no effect: the network trains no pws gains; leave it out")
     known = {id(alpha) for alpha in alphas}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     flat_decay = 0.0 if optim.no_wd_bias else optim.weight_decay
