@@ -5,11 +5,15 @@ from typing import Protocol
 
 from torch import nn
 
+from models.alexnet import ALEXNETS
+from models.densenet import DENSENETS
 from models.layers import Layers
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
 from models.layers.sync import SyncBatchNorm2d
 from models.regnet import REGNETS
 from models.resnet import RESNETS
+from models.shufflenet import SHUFFLENETS
+from models.vgg import VGGS
 from utils.config.model import ModelConfig
 from utils.errors import UsageError
 from utils.registry import choose
@@ -41,6 +45,10 @@ class Network(Protocol):
 FAMILIES: dict[str, dict[str, Network]] = {
     "ResNet": RESNETS,
     "RegNet": REGNETS,
+    "DenseNet": DENSENETS,
+    "ShuffleNet": SHUFFLENETS,
+    "VGG": VGGS,
+    "AlexNet": ALEXNETS,
 }
 NETWORKS = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 IMAGE_SIZE = 224  # pixels, of a network whose row has no `image_size` of its own

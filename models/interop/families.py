@@ -3,12 +3,19 @@
 import re
 from collections.abc import Iterable
 
+from models.interop.densenet import CIFAR_DENSENET, DENSENET
 from models.interop.regnet import REGNET
+from models.interop.shufflenet import SHUFFLENET
 
 Rows = tuple[tuple[str, str], ...]  # (pattern, replacement), applied one after the other to every name
 
 # (pattern of our network's name, rows); the first that matches counts.
-FAMILIES: tuple[tuple[str, Rows], ...] = ((r"regnet_.*", REGNET),)
+FAMILIES: tuple[tuple[str, Rows], ...] = (
+    (r"regnet_.*", REGNET),
+    (r"densenet.*", DENSENET),
+    (r"cifar_densenet.*", CIFAR_DENSENET),
+    (r"shufflenet_v2_.*", SHUFFLENET),
+)
 
 
 def rows_for(network: str) -> Rows:

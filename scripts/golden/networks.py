@@ -40,6 +40,22 @@ NAMED: tuple[tuple[str, str, dict[str, object]], ...] = (
     (r"mz__RegNetX(\d+)MF", r"regnet_x_\1mf", {}),
     (r"mz__RegNetY(\d+(?:_[1-9])?)(?:_0)?GF", r"regnet_y_\1gf_modelzoo", {}),
     (r"mz__RegNetY(\d+)MF", r"regnet_y_\1mf_modelzoo", {}),
+    (r"ws__cifar_alexnet", "cifar_alexnet", {}),
+    (r"ws__cifar_(vgg\d+(?:_bn)?)", r"cifar_\1", {}),
+    (r"ws__cifar_densenet_bc_(\d+)_(\d+)", r"cifar_densenet\1_\2", {}),
+    (r"pi__shufflenetv2_05x", "shufflenet_v2_x0_5", {}),
+    (r"pi__shufflenetv2_1x", "shufflenet_v2_x1_0", {}),
+    (r"pi__shufflenetv2_15x_class", "shufflenet_v2_x1_5", {}),
+    (r"pi__shufflenetv2_20x_class", "shufflenet_v2_x2_0_pytorchinsight", {}),
+    *(
+        (rf"pi__{theirs}_shufflenetv2_{size}", f"shufflenet_v2_{ours}", settings)
+        for theirs, settings in (
+            ("se", {"attention": "se"}),
+            ("gl4gbn", {"attention": "gl"}),
+            ("bng2", {"norm": "bng2"}),
+        )
+        for size, ours in (("05x", "x0_5"), ("1x", "x1_0"))
+    ),
 )
 
 # (name of a network, why it will not be ours).
