@@ -156,6 +156,11 @@ class ResNetShape:
     last_norm: bool = True  # after blocks that begin with their norm
     attention: str = "auto"  # the network's own
 
+    @property
+    def image_size(self) -> int:
+        """Side of the images that it was published for, in pixels."""
+        return 224 if self.stem == "imagenet" else 32
+
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = layers.width()
         chosen = replace(
@@ -274,6 +279,7 @@ def resnext29(groups: int) -> ResNetShape:
 
 RESNETS = {
     "resnet18": ResNetShape(basic, (2, 2, 2, 2)),
+    "resnet26": ResNetShape(bottleneck, (2, 2, 2, 2)),  # timm's; ModelZoo.pytorch's evo_resnet18
     "resnet34": ResNetShape(basic, (3, 4, 6, 3)),
     "resnet50": ResNetShape(bottleneck, (3, 4, 6, 3)),
     "resnet101": ResNetShape(bottleneck, (3, 4, 23, 3)),

@@ -50,9 +50,10 @@ def _as_1x1(value: Tensor) -> Tensor:
 TENSORS: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = (
     (r"(?<![^.])alpha$", torch.flatten),  # PWSConv keeps its gains as (c_out, 1, 1, 1)
     *LAMBDA_TENSORS,
-    # PytorchInsight: gains of gates are (1, g, 1, 1) or (1, g), of bng2 (c / 2, 1); squeezes and excitations are linear.
-    (r"(?<![^.])attention\.(weight|bias)$", _as_vector),
-    (r"(?<![^.])attention\.fc[12]\.weight$", _as_1x1),
+    # PytorchInsight: gains of gates are (1, g, 1, 1) or (1, g), of bng2 (c / 2, 1); squeeze and excitation are linear.
+    (r"(?<![^.])attention\.((add|mul)\.norm\.)?(weight|bias)$", _as_vector),  # GC's norm has (c, 1, 1)
+    (r"(?<![^.])attention\.(fc[12]|channel\.(fc[12]|[03]))\.weight$", _as_1x1),
+    (r"(?<![^.])bn(\d|_last)\.(weight|bias|v|running_var)$", _as_vector),  # ModelZoo's EvoNorm has (1, c, 1, 1)
     (r"^(conv[15]|stage\d\.\d+\.branch\d)\.\d\.(weight|bias)$", _as_vector),
     (r"^classifier\.0\.weight$", _matrix),
 )

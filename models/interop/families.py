@@ -4,7 +4,12 @@ import re
 from collections.abc import Iterable
 
 from models.interop.densenet import CIFAR_DENSENET, DENSENET
+from models.interop.lambdanet import LAMBDANET
+from models.interop.mobile import MOBILE
+from models.interop.octave import OCTAVE_DIALECTS
 from models.interop.regnet import REGNET
+from models.interop.resnest import RESNEST
+from models.interop.resnet import RESNET, SELECTIVE, WIDE
 from models.interop.shufflenet import SHUFFLENET
 
 Rows = tuple[tuple[str, str], ...]  # (pattern, replacement), applied one after the other to every name
@@ -12,9 +17,13 @@ Rows = tuple[tuple[str, str], ...]  # (pattern, replacement), applied one after 
 # (pattern of our network's name, rows); the first that matches counts.
 FAMILIES: tuple[tuple[str, Rows], ...] = (
     (r"regnet_.*", REGNET),
+    *MOBILE,
     (r"densenet.*", DENSENET),
     (r"cifar_densenet.*", CIFAR_DENSENET),
     (r"shufflenet_v2_.*", SHUFFLENET),
+    (r"|((wide_|pre)?resne(t|xt)\d|wrn\d).*", RESNET),  # and files of networks without a name
+    (r"resnest.*", RESNEST),
+    (r"lambda_resnet.*", LAMBDANET),
 )
 
 
@@ -33,6 +42,9 @@ def _listed_resnet(first_stage: int) -> Rows:
 DIALECTS: tuple[tuple[str, Rows], ...] = (
     (r"(module\.)?feature\.7\.", _listed_resnet(first_stage=4)),
     (r"(module\.)?feature\.0\.", _listed_resnet(first_stage=3)),
+    (r"(module\.)?layer1\.0\.conv2g\.", SELECTIVE),
+    (r"(module\.)?block1\.layer\.", WIDE),
+    *OCTAVE_DIALECTS,
 )
 
 

@@ -1,9 +1,11 @@
 """The networks of ours that the ancestors' names stand for."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models import build_model
 from models.layers import Layers
@@ -40,6 +42,34 @@ NAMED: tuple[tuple[str, str, dict[str, object]], ...] = (
     (r"mz__RegNetX(\d+)MF", r"regnet_x_\1mf", {}),
     (r"mz__RegNetY(\d+(?:_[1-9])?)(?:_0)?GF", r"regnet_y_\1gf_modelzoo", {}),
     (r"mz__RegNetY(\d+)MF", r"regnet_y_\1mf_modelzoo", {}),
+    *((rf"pi__{kind}_(resnet\d+)", r"\1", {"attention": kind}) for kind in ("se", "cbam", "bam", "sge")),
+    (r"pi__sk_(resnet\d{2,3})(?<!18|34)", r"\1", {"attention": "sk"}),
+    (r"ws__cifar_preresnet(\d+(?:_bottleneck)?)", r"preresnet\1", {}),
+    (r"ws__cifar_wrn_(\d+)_(\d+)", r"wrn\1_\2", {}),
+    (r"ws__cifar_(resnext29_\d+x64d)", r"\1", {}),
+    (r"mz__evo_resnet18", "resnet26", {"norm": "evonorm_b0"}),  # of bottlenecks
+    (r"mz__evo_resnet34", "resnet50", {"norm": "evonorm_b0"}),
+    (r"mz__evo_resnet50_bnrelu", "resnet50v2", {}),
+    (r"mz__evo_(resne(?:t|xt)\d+(?:_32x.d)?)", r"\1", {"norm": "evonorm_b0"}),
+    (r"mz__resnest50", "resnest50", {}),
+    (r"mz__LambdaResnet18", "lambda_resnet26", {}),  # of bottlenecks
+    (r"mz__LambdaResnet34", "lambda_resnet50", {}),
+    (r"mz__LambdaResnet(\d+)", r"lambda_resnet\1", {}),
+    *(
+        (rf"mz__oct_resnet_(resn.*)_a{str(alpha).replace('.', '')}", r"oct_\1", {"octave_alpha": alpha})
+        for alpha in (0, 0.125, 0.25, 0.5, 0.75)
+    ),
+    (r"mz__MobileNetV([12])", r"mobilenet_v\1", {}),
+    (r"mz__MobileNetV2_small_input_c10", "mobilenet_v2", {"stem": "small"}),
+    (r"mz__MobileNetV3_(Large|Small)", r"mobilenet_v3_\1_modelzoo", {}),
+    (r"mz__EfficientNet_(B[01])", r"efficientnet_\1", {}),
+    (r"mz__EfficientNet_(B[2-7])", r"efficientnet_\1_modelzoo", {}),
+    (r"mz__FairNas([ABC])", r"fairnas_\1", {}),
+    (r"mz__Proxyless(GPU|CPU|Mobile)(?:_PATCHED)?", r"proxyless_\1", {}),
+    (r"mz__GhostNet", "ghostnet", {"width": 1.3}),
+    (r"mz__GhostNet_w10", "ghostnet", {}),
+    (r"mz__GhostNet600", "ghostnet600", {}),
+    (r"mz__GhostNetA", "ghostnet_a", {}),
     (r"ws__cifar_alexnet", "cifar_alexnet", {}),
     (r"ws__cifar_(vgg\d+(?:_bn)?)", r"cifar_\1", {}),
     (r"ws__cifar_densenet_bc_(\d+)_(\d+)", r"cifar_densenet\1_\2", {}),
@@ -58,8 +88,18 @@ NAMED: tuple[tuple[str, str, dict[str, object]], ...] = (
     ),
 )
 
+# Networks without a head, whose golden logits are the means of what their stages give.
+BACKBONES: tuple[tuple[str, str, dict[str, object]], ...] = (
+    (r"pidet__detbackbone_ResNet_(\d+)", r"resnet\1", {}),
+    *(
+        (rf"pidet__detbackbone_ResNet{kind.upper()}_(\d+)", r"resnet\1", {"attention": kind})
+        for kind in ("se", "sk", "cbam", "bam", "sge", "gc")
+    ),
+)
+
 # (name of a network, why it will not be ours).
 MISTAKES = (
+    (r"mz__oct_resnet_re_.*", "two blocks in every stage by mistake (seeds.md 5.4); ours are oct_resnet*"),
     (r"mz__resnet(101|152)v2", "built from post-activation blocks by mistake (seeds.md 5.2); ours is pre-activation"),
     (r"mz__resnext\d+v2_.*", "built from post-activation blocks by mistake (seeds.md 5.2)"),
 )
@@ -70,7 +110,11 @@ def build_network(name: str, num_classes: int) -> nn.Module:
     for pattern, reason in MISTAKES:
         if re.fullmatch(pattern, name):
             raise NotOursYet(reason)
-    if config := _named(name):
+    if config := _named(name, BACKBONES):
+        model = build_model(config, 1, out_indices=(1, 2, 3, 4))
+        model.register_forward_hook(_stage_means)
+        return model
+    if config := _named(name, NAMED):
         return build_model(config, num_classes)
     for pattern, config in RULES:
         if match := re.fullmatch(pattern, name):
@@ -80,14 +124,19 @@ def build_network(name: str, num_classes: int) -> nn.Module:
 
 def our_network(name: str) -> str:
     """Our name of an ancestor's network, for interop's rows; "" for ResNets, whose files need none."""
-    config = _named(name)
+    config = _named(name, (*NAMED, *BACKBONES))
     return config.model if config else ""
 
 
-def _named(name: str) -> ModelConfig | None:
-    for pattern, ours, settings in NAMED:
+def _stage_means(model: nn.Module, images: tuple[Tensor], outputs: Mapping[str, Tensor]) -> Tensor:
+    """outputs: of all stages, (n, c, h, w) -> (n, all c)."""
+    return torch.cat([output.mean((2, 3)) for output in outputs.values()], 1)
+
+
+def _named(name: str, rows: tuple[tuple[str, str, dict[str, object]], ...]) -> ModelConfig | None:
+    for pattern, ours, settings in rows:
         if match := re.fullmatch(pattern, name):
-            return ModelConfig(model=match.expand(ours), **settings)
+            return ModelConfig(model=match.expand(ours).lower(), **settings)
     return None
 
 
