@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from utils.errors import EnvironmentFault, UsageError
+from scripts.drawing import INK, LEGEND, colour, dress, empty_figure, save_png
+from utils.errors import UsageError
 from utils.log import Values, read_history
 from utils.script import script
 
@@ -25,13 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Wong, Nature Methods 8, 441 (2011), told apart by colour-blind eyes too, and printed in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
-INK, GRID = "#333333", "#E4E4E4"
 MOST_POINTS = 240  # of a training curve: more are averaged, so that dashes stay dashes
 FEW_POINTS = 30  # of a validation curve, up to which they get dots
 LEGEND_LETTERS = 150  # in a line above the panels
-LEGEND = {"frameon": False, "fontsize": 10.5, "labelcolor": INK, "handlelength": 2.6, "columnspacing": 2.0}
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 def draw(runs: Sequence[Curves]) -> "Figure":
     """Three panels beside each other, loss, accuracy, learning rate, under one legend."""
-    figure = _figure()
+    figure = empty_figure((13.5, 4.9), "plot_curves")
     loss, accuracy, rate = figure.subplots(1, 3, width_ratios=(1, 1, 0.72))
     for order, run in enumerate(runs):
         place = order, len(runs)
@@ -119,29 +116,11 @@ def draw(runs: Sequence[Curves]) -> "Figure":
         _line(rate, run, "optim/lr", RATE, place)
     loss.set_yscale("log")
     for axes, title in ((loss, "Loss"), (accuracy, "Top-1 accuracy, %"), (rate, "Learning rate")):
-        _dress(axes, title)
+        dress(axes, title, "epoch")
     _plain_numbers(loss)
     _tell_runs(figure, runs)
     _tell_lines(loss, runs)
     return figure
-
-
-def _figure() -> "Figure":
-    """An empty picture that needs no screen. EnvironmentFault without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EnvironmentFault("plot_curves needs matplotlib, which is missing; pip install matplotlib") from error
-    return Figure(figsize=(13.5, 4.9), dpi=150, facecolor="white", layout="constrained")
-
-
-def _colour(order: int, count: int) -> "tuple[float, ...] | str":
-    """A run's own: from the list, or from a rainbow where the list is too short."""
-    if count <= len(COLOURS):
-        return COLOURS[order]
-    from matplotlib import colormaps
-
-    return colormaps["turbo"](0.05 + 0.9 * order / (count - 1))
 
 
 def _line(axes: "Axes", run: Curves, value: str, style: Style, place: tuple[int, int]) -> None:
@@ -153,7 +132,7 @@ def _line(axes: "Axes", run: Curves, value: str, style: Style, place: tuple[int,
     axes.plot(
         epochs,
         values,
-        color=_colour(order, count),
+        color=colour(order, count),
         linestyle=style.line,
         linewidth=style.width * _width(order, count),
         alpha=style.opacity,
@@ -175,19 +154,6 @@ def averaged(values: list[float]) -> list[float]:
     return [sum(group) / len(group) for group in groups]
 
 
-def _dress(axes: "Axes", title: str) -> None:
-    """A title, a pale grid, and no more frame than the two axes."""
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
-    axes.set_xlabel("epoch", color=INK)
-    axes.set_xlim(left=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#AAAAAA")
-
-
 def _plain_numbers(axes: "Axes") -> None:
     """Losses on a logarithmic axis as 0.2, 0.5, 1, not as powers of ten; more of them where it is short."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -204,7 +170,7 @@ def _tell_runs(figure: "Figure", runs: Sequence[Curves]) -> None:
 
     labels = [f"{run.name}{_best(run)}" for run in runs]
     handles = [
-        Line2D([], [], color=_colour(order, len(runs)), linewidth=4, label=label) for order, label in enumerate(labels)
+        Line2D([], [], color=colour(order, len(runs)), linewidth=4, label=label) for order, label in enumerate(labels)
     ]
     columns = LEGEND_LETTERS // (max(map(len, labels)) + 8)
     figure.legend(handles=handles, loc="outside upper left", ncols=min(max(columns, 1), len(runs)), **LEGEND)
@@ -233,10 +199,7 @@ def plot(config: PlotConfig) -> None:
         raise UsageError("no run given; name one or several folders that training wrote")
     figure = draw(read_curves(config.runs))
     output = config.output or config.runs[0] / "curves.png"
-    try:
-        figure.savefig(output, format="png")
-    except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror}; choose another one") from error
+    save_png(figure, output)
     print(output)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts.plot_curves import INK, PlotConfig, averaged, draw, plot, read_curves
+from scripts.drawing import INK
+from scripts.plot_curves import PlotConfig, averaged, draw, plot, read_curves
 from utils.script import run_script
 
 EPOCHS, STEPS_PER_EPOCH = 3, 10
