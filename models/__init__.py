@@ -1,12 +1,15 @@
 """Networks by name. A family is one file with a table of rows, and an entry in `FAMILIES`."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Protocol
 
 from torch import nn
 
 from models.alexnet import ALEXNETS
+from models.backbone import backbone
 from models.densenet import DENSENETS
+from models.freezing import freeze
 from models.layers import Layers
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
 from models.layers.sync import SyncBatchNorm2d
@@ -53,8 +56,8 @@ FAMILIES: dict[str, dict[str, Network]] = {
 NETWORKS = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 IMAGE_SIZE = 224  # pixels, of a network whose row has no `image_size` of its own
 
-# Fields of ModelConfig that every network reads; `build_model` sees for itself whether zero_gamma was of use.
-ALWAYS_USED = {"model", "num_classes", "zero_gamma"}
+# Fields of ModelConfig that every network reads, or for which `build_model` itself sees whether they are of use.
+ALWAYS_USED = {"model", "num_classes", "zero_gamma", "frozen_stages", "freeze_norm"}
 
 
 def image_size(name: str) -> int:
@@ -67,8 +70,11 @@ def model_names() -> list[str]:
     return sorted(NETWORKS)
 
 
-def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The network that `config` describes, with fresh weights. UsageError if a name or a combination is wrong."""
+def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int] | None = None) -> nn.Module:
+    """The network that `config` describes, with fresh weights. UsageError if a name or a combination is wrong.
+
+    With `out_indices` it has no head and gives the outputs of these stages (0 is the stem): `models.backbone.Backbone`.
+    """
     network = choose(NETWORKS, config.model, "--model")
     layers = Layers(config)
     model = network.build(layers, num_classes)
@@ -78,7 +84,8 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
             f"--zero-gamma: {config.model} with --norm {config.norm} and --block-order {config.block_order} has no "
             "residual branch that ends with a gain; leave it out, or choose another norm or order"
         )
-    return model
+    freeze(model, config)
+    return model if out_indices is None else backbone(model, config.model, out_indices)
 
 
 def refuse_unsynced(model: nn.Module, shards: int, processes: int) -> None:
