@@ -1,8 +1,22 @@
 """Activations by name. None works in place, since a shortcut may still need its input."""
 
 from collections.abc import Callable
+from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+
+class Swish(nn.Module):
+    """x sigmoid(beta x). Ramachandran et al., arXiv 1710.05941; at beta 1 torch has it, as SiLU."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.beta * x)
+
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -13,6 +27,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "hard-swish": nn.Hardswish,  # Howard et al., arXiv 1905.02244
     "mish": nn.Mish,  # Misra, arXiv 1908.08681
     "gelu": nn.GELU,  # Hendrycks and Gimpel, arXiv 1606.08415
+    "quick-gelu": partial(Swish, 1.702),  # the approximation of that paper
+    "elu": nn.ELU,  # Clevert et al., arXiv 1511.07289
     "sigmoid": nn.Sigmoid,
     "hard-sigmoid": nn.Hardsigmoid,
 }

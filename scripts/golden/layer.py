@@ -18,11 +18,12 @@ Outputs = dict[str, Tensor]
 class Layer:
     """A layer of ours under test: the module, the outputs that the golden file names, and its names for parameters.
 
-    `whole`: the golden file has all that the module has. `names`: (pattern, replacement), before interop's.
+    `call` gets the module and the golden inputs. `whole`: the golden file has all that the module has. `names`:
+    (pattern, replacement), before interop's.
     """
 
     module: nn.Module
-    call: Callable[[nn.Module, Tensor], Outputs] = lambda module, x: {"y": module(x)}
+    call: Callable[..., Outputs] = lambda module, x: {"y": module(x)}
     names: tuple[tuple[str, str], ...] = ()
     whole: bool = True
 
