@@ -46,7 +46,7 @@ class SplitAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.unflatten(1, (self.radix, -1))  # (n, r, c, h, w)
-        means = parts.mean((3, 4)).sum(1)[..., None, None]  # (n, c, 1, 1)
+        means = parts.sum(1).mean((2, 3), keepdim=True)  # (n, c, 1, 1)
         logits = self.fc2(self.act1(self.bn1(self.fc1(means))))  # (n, g r c/g, 1, 1)
         weights = logits.unflatten(1, (self.groups, self.radix, -1)).softmax(2).transpose(1, 2)  # (n, r, g, c/g, 1, 1)
         return (parts * weights.flatten(2, 3)).sum(1)
