@@ -10,10 +10,13 @@ from models.alexnet import ALEXNETS
 from models.backbone import backbone
 from models.densenet import DENSENETS
 from models.freezing import freeze
+from models.lambdanet import LAMBDANETS
 from models.layers import Layers
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
 from models.layers.sync import SyncBatchNorm2d
+from models.octave import OCTAVES
 from models.regnet import REGNETS
+from models.resnest import RESNESTS
 from models.resnet import RESNETS
 from models.shufflenet import SHUFFLENETS
 from models.vgg import VGGS
@@ -47,6 +50,9 @@ class Network(Protocol):
 # A family's name -> its table.
 FAMILIES: dict[str, dict[str, Network]] = {
     "ResNet": RESNETS,
+    "ResNeSt": RESNESTS,
+    "Octave ResNet": OCTAVES,
+    "LambdaNetwork": LAMBDANETS,
     "RegNet": REGNETS,
     "DenseNet": DENSENETS,
     "ShuffleNet": SHUFFLENETS,
