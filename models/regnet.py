@@ -99,12 +99,14 @@ class RegNet(nn.Module):
         self.stem = nn.Sequential(layers.conv(3, STEM, 3, stride=2, gain_from_data=True), *norm_act)
         self.trunk_output = nn.Sequential()
         channels = STEM
+        self.levels = {"stem": channels}  # for models.backbone
         for i, (width, depth) in enumerate(shape.stages(), start=1):
             stage = nn.Sequential()
             for j in range(depth):
                 stage.add_module(f"block{i}-{j}", Block(shape, channels, width, 1 if j else 2, layers))
                 channels = width
             self.trunk_output.add_module(f"block{i}", stage)
+            self.levels[f"trunk_output.block{i}"] = channels
         self.bn_last, self.act_last = layers.end_norm_act(channels) or (nn.Identity(), nn.Identity())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
