@@ -38,8 +38,6 @@ def dress(axes: "Axes", title: str, unit: str) -> None:
     """A title, what x counts, a pale grid, and no more frame than the two axes."""
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
     axes.set_xlabel(unit, color=INK)
-    axes.set_xlim(left=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0)

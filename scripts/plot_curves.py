@@ -117,6 +117,8 @@ def draw(runs: Sequence[Curves]) -> "Figure":
     loss.set_yscale("log")
     for axes, title in ((loss, "Loss"), (accuracy, "Top-1 accuracy, %"), (rate, "Learning rate")):
         dress(axes, title, "epoch")
+        axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     _plain_numbers(loss)
     _tell_runs(figure, runs)
     _tell_lines(loss, runs)
