@@ -9,12 +9,17 @@ from torch import nn
 from models.alexnet import ALEXNETS
 from models.backbone import backbone
 from models.densenet import DENSENETS
+from models.efficientnet import EFFICIENTNETS
+from models.fairnas import FAIRNASES
 from models.freezing import freeze
+from models.ghostnet import GHOSTNETS
 from models.lambdanet import LAMBDANETS
 from models.layers import Layers
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
 from models.layers.sync import SyncBatchNorm2d
+from models.mobilenet import MOBILENETS
 from models.octave import OCTAVES
+from models.proxyless import PROXYLESSES
 from models.regnet import REGNETS
 from models.resnest import RESNESTS
 from models.resnet import RESNETS
@@ -58,6 +63,11 @@ FAMILIES: dict[str, dict[str, Network]] = {
     "ShuffleNet": SHUFFLENETS,
     "VGG": VGGS,
     "AlexNet": ALEXNETS,
+    "MobileNet": MOBILENETS,
+    "EfficientNet": EFFICIENTNETS,
+    "FairNAS": FAIRNASES,
+    "ProxylessNAS": PROXYLESSES,
+    "GhostNet": GHOSTNETS,
 }
 NETWORKS = {name: row for rows in FAMILIES.values() for name, row in rows.items()}
 IMAGE_SIZE = 224  # pixels, of a network whose row has no `image_size` of its own

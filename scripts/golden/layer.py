@@ -19,18 +19,19 @@ class Layer:
     """A layer of ours under test: the module, the outputs that the golden file names, and its names for parameters.
 
     `call` gets the module and the golden inputs. `whole`: the golden file has all that the module has. `names`:
-    (pattern, replacement), before interop's.
+    (pattern, replacement), before interop's for files of `network`.
     """
 
     module: nn.Module
     call: Callable[..., Outputs] = lambda module, x: {"y": module(x)}
     names: tuple[tuple[str, str], ...] = ()
     whole: bool = True
+    network: str = ""
 
     def our_name(self, name: str) -> str:
         for pattern, replacement in self.names:
             name = re.sub(pattern, replacement, name)
-        return our_name(name)
+        return our_name(name, self.network)
 
 
 def take(arguments: Mapping[str, object], *names: str, **only: object) -> Arguments:

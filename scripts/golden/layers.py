@@ -18,6 +18,7 @@ from models.layers.gain import set_data_gains, wants_data_gains
 from models.resnet import EXPANSION, ResNetShape, basic, bottleneck, stage
 from scripts.golden.comparing import Check, NotOursYet, elementwise
 from scripts.golden.layer import WINDOW, Layer, Meta, Outputs, take
+from scripts.golden.layers_mobile import MOBILE_LAYERS
 from scripts.golden.layers_shufflenet import SHUFFLENET_LAYERS
 from utils.config.model import ModelConfig
 
@@ -123,6 +124,7 @@ LAYERS: dict[str, Callable[[Meta], Layer]] = {
     "models.resnet.BasicBlockV2": _block(ResNetShape(basic, (), order="pre"), "bn"),
     "models.resnet.BottleneckV2": _block(ResNetShape(bottleneck, (), order="pre"), "bn"),
     **SHUFFLENET_LAYERS,
+    **MOBILE_LAYERS,
 }
 
 # What a file's `aux.<name>` holds.

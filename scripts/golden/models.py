@@ -25,6 +25,7 @@ CHAOS = 1.0
 ROUNDING, DRAWS, ROUNDING_FACTOR = 2.0**-53, 3, 10  # of the images; the tolerance is that many times what it makes
 GAIN_TOLERANCE = 1e-5  # the ancestors' gains were computed in float32: 1e-7 was seen in ResNet-18, 50
 INPUT_KEY = 10**6
+LARGEST_IMAGE = 224  # of logits; multiply-adds of EfficientNets are for larger ones
 KINDS = ("logits", "logits_train", "logits_calibrated")
 
 Shapes = list[tuple[str, list[int]]]
@@ -77,7 +78,7 @@ class GoldenModel:
 
     @property
     def images(self) -> Tensor:
-        return golden_images(self.facts["input"][-1])
+        return golden_images(min(self.facts["input"][-1], LARGEST_IMAGE))
 
     @property
     def num_classes(self) -> int:

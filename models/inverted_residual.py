@@ -1,0 +1,137 @@
+"""Inverted residuals, and what the mobile networks that are chains of them have in common.
+
+Sandler et al., arXiv 1801.04381; with squeeze-and-excitation, Tan et al., arXiv 1807.11626. Such a network is a stem,
+blocks, a last 1x1 convolution, the mean over positions and a classifier; the files of the families list the blocks.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.layers import Layers
+from models.layers.attention import SqueezeExcitation
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """The squeeze-and-excitation of a block, whose activations are its own whatever --act is."""
+
+    hidden: int
+    act: str = "relu"
+    gate: str = "sigmoid"
+
+
+@dataclass(frozen=True)
+class MBConv:
+    """An inverted residual: 1x1 to `c_mid` channels, unless they are as many already; depthwise; 1x1 to `c_out`.
+
+    The last convolution has no activation after it. `squeeze` stands before it, and so does --attention, in the place
+    of `squeeze` where there is one.
+    """
+
+    c_in: int
+    c_mid: int
+    c_out: int
+    kernel_size: int = 3
+    stride: int = 1
+    act: str = "relu6"
+    squeeze: Squeeze | None = None
+
+    @property
+    def keeps_shape(self) -> bool:
+        return self.stride == 1 and self.c_in == self.c_out
+
+    def attention(self, layers: Layers) -> nn.Module | None:
+        """What weighs the channels in the middle: the user's choice, or the block's own, or nothing."""
+        own = self.squeeze and SqueezeExcitation(self.c_mid, self.squeeze.hidden, self.squeeze.act, self.squeeze.gate)
+        return layers.branch_attention(self.c_mid) or own
+
+    def block(self, layers: Layers, *, listed: bool = False) -> "InvertedResidual":
+        """The block; `listed` gives its parameters torchvision's names for MobileNetV2, not those for its others."""
+        steps = []
+        if self.c_mid != self.c_in:
+            steps.append(layers.conv_norm_act(self.c_in, self.c_mid, 1, self.act, gain_from_data=True))
+        window = {"stride": self.stride, "groups": self.c_mid, "gain_from_data": not steps}
+        steps.append(layers.conv_norm_act(self.c_mid, self.c_mid, self.kernel_size, self.act, **window))
+        if attention := self.attention(layers):
+            steps.append(attention)
+        project = layers.conv_norm_act(self.c_mid, self.c_out, 1, None, last=self.keeps_shape)
+        branch = nn.Sequential(*steps, *(project if listed else [project]))
+        return InvertedResidual(branch, nn.Identity() if self.keeps_shape else None, "conv" if listed else "block")
+
+
+class InvertedResidual(nn.Module):
+    """branch(x) + shortcut(x), or the branch alone; `name` is the branch's in the state dict."""
+
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Module | None, name: str = "block") -> None:
+        super().__init__()
+        self.name = name
+        self.add_module(name, branch)
+        self.drop = nn.Identity()  # the place of stochastic depth
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = getattr(self, self.name)(x)
+        return branch if self.shortcut is None else self.shortcut(x) + self.drop(branch)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Dropout and a linear layer; before them, if `hidden` is not 0, a linear layer of as many channels and `act`."""
+
+    dropout: float = 0.0  # the share of features set to zero
+    hidden: int = 0
+    act: str = "hard-swish"
+    bias: bool = True  # of the hidden layer
+
+    def build(self, layers: Layers, c_in: int, num_classes: int) -> nn.Sequential:
+        steps = [nn.Dropout(self.dropout), nn.Linear(self.hidden or c_in, num_classes)]
+        if self.hidden:
+            steps = [nn.Linear(c_in, self.hidden, bias=self.bias), layers.act(self.act), *steps]
+        return nn.Sequential(*steps)
+
+
+class MobileNetwork(nn.Module):
+    """Features, their mean over positions, classifier. images: (n, 3, h, w) float, normalized -> (n, num_classes)."""
+
+    def __init__(self, features: Iterable[nn.Module], classifier: nn.Sequential) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*features)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+
+
+def stem_layer(layers: Layers, channels: int, act: str) -> nn.Sequential:
+    """The first 3x3 convolution, norm and activation; it halves the size, but with --stem small."""
+    stride = 1 if layers.stem("imagenet") == "small" else 2
+    return _end_layer(layers, layers.conv(3, channels, 3, stride=stride, gain_from_data=True), act)
+
+
+def last_layer(layers: Layers, c_in: int, c_out: int, act: str) -> nn.Sequential:
+    """The 1x1 convolution, norm and activation before the mean."""
+    return _end_layer(layers, layers.conv(c_in, c_out, 1), act)
+
+
+def _end_layer(layers: Layers, conv: nn.Conv2d, act: str) -> nn.Sequential:
+    channels = conv.out_channels
+    return nn.Sequential(conv, *(layers.end_norm_act(channels, act) or layers.norm_act(channels, act)))
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The multiple of `divisor` nearest to `channels`, but the next one if that is less than 90 percent of them.
+
+    The rounding of all papers' widths (in the code of arXiv 1801.04381).
+    """
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest if nearest >= 0.9 * channels else nearest + divisor
+
+
+def use_tensorflow_batch_norm(model: nn.Module) -> None:
+    """Batch norms with TensorFlow's constants, which some of torchvision's weights were trained with."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eps, norm.momentum = 1e-3, 0.01
