@@ -1,6 +1,8 @@
 """From flags and recipes to settings: names, aliases, precedence, and mistakes told in one line."""
 
 import dataclasses
+import io
+import sys
 import tomllib
 from pathlib import Path
 
@@ -139,6 +141,12 @@ RECIPE_MISTAKES = [
     ),
     pytest.param("\xff", ["is not"]),
 ]
+
+
+def test_a_terminal_without_utf8_is_told_in_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(UsageError, match=r"^--width 0\.0: must be greater than 0$"):
+        read_config(["--width", "0"])
 
 
 @pytest.mark.parametrize(("recipe", "words"), RECIPE_MISTAKES)

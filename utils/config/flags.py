@@ -48,12 +48,17 @@ def parse_flags(
 def _unboxed(text: str) -> str:
     """The first paragraph inside the frame that tyro draws around an error, on one line.
 
-    It holds pydantic's own words where a value is out of range: tyro catches that error before we can.
+    It holds pydantic's own words where a value is out of range: tyro catches that error before we can. Where the
+    terminal is not known to take UTF-8, the frame is two lines of dashes under a title.
     """
-    inside = [line.strip("│ ").strip() for line in text.splitlines() if line.startswith("│")]
+    lines = text.splitlines()
+    inside = [line.strip("│ ").strip() for line in lines if line.startswith("│")]
+    if not inside:
+        title_and_dashes = next((i + 1 for i, line in enumerate(lines) if line.strip() and set(line) <= {"-", " "}), 0)
+        inside = [line.strip() for line in lines[title_and_dashes:]]
     paragraph = []
     for line in inside:
-        if set(line) <= {"─", " "}:
+        if set(line) <= {"─", "-", " "}:
             break
         paragraph.append(line)
     line = " ".join(paragraph) or text.strip()
