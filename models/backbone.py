@@ -46,7 +46,12 @@ def backbone(network: nn.Module, name: str, out_indices: Sequence[int]) -> Backb
     if not out_indices or not set(out_indices) <= set(range(len(levels))):
         known = ", ".join(f"{i} ({level})" for i, level in enumerate(levels))
         raise UsageError(f"out_indices {tuple(out_indices)}: the levels of {name} are {known}")
-    return Backbone(network, [levels[i] for i in sorted(set(out_indices))])
+    chosen = [levels[i] for i in sorted(set(out_indices))]
+    if pairs := [level for level in chosen if not isinstance(network.levels[level], int)]:
+        raise UsageError(
+            f"out_indices {tuple(out_indices)}: {pairs[0]} of {name} gives maps of two frequencies, not one"
+        )
+    return Backbone(network, chosen)
 
 
 def levels_of(network: nn.Module, wish: str, name: str) -> list[str]:

@@ -45,6 +45,7 @@ def octave_bottleneck(shape: OctaveShape, c_in: Channels, planes: int, stride: i
     for conv in bottleneck(shape, c_in, planes, stride):
         c_out = conv.c_out if last else divided(conv.c_out, shape.alpha)
         plain = shape.re and isinstance(c_in, int) and isinstance(c_out, int)
+        conv = replace(conv, inner=False, deep=False)
         steps.append(conv if plain else OctaveStep(c_in, c_out, conv.kernel_size, conv.stride, conv.groups))
         c_in = c_out
     return steps

@@ -155,22 +155,23 @@ class ResNetShape:
     stem_norm: bool = True  # a norm and an activation after the first convolution
     last_norm: bool = True  # after blocks that begin with their norm
     attention: str = "auto"  # the network's own
+    avg_down: bool = False  # without being asked for
 
     @property
     def image_size(self) -> int:
         """Side of the images that it was published for, in pixels."""
-        return 224 if self.stem == "imagenet" else 32
+        return 32 if self.stem == "small" else 224
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = layers.width()
         chosen = replace(
             self,
             order=layers.block_order(self.order),
-            stem=layers.stem(self.stem),
+            stem=layers.stem(self.stem, may_be_deep=True),
             channels=round(self.channels * width),
             stem_channels=self.stem_channels and round(self.stem_channels * width),
         )
-        layers.own_attention(self.attention)
+        layers.take_own(self.attention, self.avg_down)
         model = ResNet(chosen, layers, num_classes)
         initialize(model)
         return model
@@ -206,7 +207,7 @@ class ResNet(nn.Module):
     def __init__(self, shape: ResNetShape, layers: Layers, num_classes: int) -> None:
         super().__init__()
         small, channels = shape.stem == "small", shape.stem_channels or shape.channels
-        self.conv1 = layers.conv(3, channels, 3 if small else 7, stride=1 if small else 2, gain_from_data=True)
+        self.conv1 = STEMS[shape.stem](layers, channels)
         self.bn1, self.act1 = layers.end_norm_act(channels) or _after_stem(shape, layers, channels)
         self.maxpool = nn.Identity() if small else layers.max_pool(channels)
         self.stages = [f"layer{i + 1}" for i in range(len(shape.depths))]
@@ -233,6 +234,21 @@ class ResNet(nn.Module):
     def classify(self, features: Tensor) -> Tensor:
         """features: (n, c, h, w), activated -> logits (n, num_classes)."""
         return self.fc(self.avgpool(features).flatten(1))
+
+
+def _deep_stem(layers: Layers, channels: int) -> nn.Sequential:
+    """Three 3x3 convolutions for the 7x7, the last with neither norm nor activation (ResNet-C's, arXiv 1812.01187)."""
+    first = layers.conv_norm_act(3, channels // 2, 3, stride=2, gain_from_data=True)
+    second = layers.conv_norm_act(channels // 2, channels // 2, 3)
+    return nn.Sequential(*first, *second, layers.conv(channels // 2, channels, 3))
+
+
+# The first convolution, from images.
+STEMS: dict[str, Callable[[Layers, int], nn.Module]] = {
+    "imagenet": lambda layers, channels: layers.conv(3, channels, 7, stride=2, gain_from_data=True),
+    "deep": _deep_stem,
+    "small": lambda layers, channels: layers.conv(3, channels, 3, gain_from_data=True),
+}
 
 
 def _after_stem(shape: ResNetShape, layers: Layers, channels: int) -> tuple[nn.Module, nn.Module]:

@@ -8,7 +8,7 @@ from models.interop.lambdanet import LAMBDANET
 from models.interop.mobile import MOBILE
 from models.interop.octave import OCTAVE_DIALECTS
 from models.interop.regnet import REGNET
-from models.interop.resnest import RESNEST
+from models.interop.resnest import RESNEST, RESNEST_OF_TIMM
 from models.interop.resnet import RESNET, SELECTIVE, WIDE
 from models.interop.shufflenet import SHUFFLENET
 
@@ -18,10 +18,11 @@ Rows = tuple[tuple[str, str], ...]  # (pattern, replacement), applied one after 
 FAMILIES: tuple[tuple[str, Rows], ...] = (
     (r"regnet_.*", REGNET),
     *MOBILE,
-    (r"densenet.*", DENSENET),
+    (r"(tv_)?densenet.*", DENSENET),
     (r"cifar_densenet.*", CIFAR_DENSENET),
     (r"shufflenet_v2_.*", SHUFFLENET),
     (r"|((wide_|pre)?resne(t|xt)\d|wrn\d).*", RESNET),  # and files of networks without a name
+    (r"resnest\d+[de]", RESNEST_OF_TIMM),
     (r"resnest.*", RESNEST),
     (r"lambda_resnet.*", LAMBDANET),
 )

@@ -9,6 +9,7 @@ from models.layers.deformable import deformable
 from models.layers.normalization import NORMALIZATIONS
 from models.layers.pooling import DOWNSAMPLINGS
 from utils.config.model import ModelConfig
+from utils.errors import UsageError
 from utils.registry import choose
 
 
@@ -20,6 +21,7 @@ class Layers:
         self.row = choose(NORMALIZATIONS, config.norm, "--norm")
         self.attending = choose(ATTENTIONS, config.attention, "--attention")
         self.downsampling = DOWNSAMPLINGS[config.downsampling]
+        self.avg_down = config.avg_down
         self.zero_gammas = 0
         self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
 
@@ -87,10 +89,11 @@ class Layers:
         """The norm inside an attention, where channels may be few and there may be one position; options: affine."""
         return self.row.gate(channels, **options) if self.row.gate else nn.Identity()
 
-    def own_attention(self, name: str) -> None:
-        """Let the network's own attention stand wherever it has a place, unless the user chose one."""
+    def take_own(self, attention: str, avg_down: bool) -> None:
+        """What a network has of itself: an attention, where the user chose none, and the pooling of --avg-down."""
         if self.config.attention == "auto":
-            self.attending = ATTENTIONS[name]
+            self.attending = ATTENTIONS[attention]
+        self.avg_down = self.avg_down or avg_down
 
     def attention(self, channels: int) -> nn.Module:
         """The attention at the end of a residual branch, before the addition."""
@@ -143,7 +146,7 @@ class Layers:
         if stride == 1:
             return None
         self.used.update(("avg_down", "downsampling"))
-        if self.config.avg_down:
+        if self.avg_down:
             return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         return self.pool(channels, stride)
 
@@ -152,8 +155,10 @@ class Layers:
         self.used.add("downsampling")
         return self.downsampling.max_pool(channels)
 
-    def stem(self, own: str) -> str:
+    def stem(self, own: str, *, may_be_deep: bool = False) -> str:
         """The first layers: the user's choice, or else the network's `own`."""
+        if self.config.stem == "deep" and not may_be_deep:
+            raise UsageError(f"--stem deep has no place in {self.config.model}; leave it out, or choose a ResNet")
         return own if self.config.stem == "auto" else self.config.stem
 
     def width(self) -> float:

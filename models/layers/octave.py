@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers.pooling import DOWNSAMPLINGS
 from utils.errors import UsageError
 
 
@@ -139,7 +140,8 @@ class BothFrequencies(nn.Module):
 class OctaveLayers:
     """`Layers` for maps of both frequencies: each has norms and attentions of its own, and they share activations.
 
-    Nothing stands for a 3x3 convolution, as no such attention joins two frequencies.
+    Nothing stands for a 3x3 convolution, as no such attention joins two frequencies, and nothing but a convolution
+    itself changes the resolution.
     """
 
     def __init__(self, layers: Maker) -> None:
@@ -175,3 +177,15 @@ class OctaveLayers:
 
     def conv3x3_norm_act(self, c_in: Channels, c_out: Channels, **options: int) -> None:
         return None
+
+    def stride(self, own: int) -> int:
+        return own
+
+    def pool(self, channels: Channels, stride: int) -> None:
+        return None
+
+    def shortcut_pool(self, channels: Channels, stride: int) -> None:
+        return None
+
+    def max_pool(self, channels: int) -> nn.Module:
+        return DOWNSAMPLINGS["stride"].max_pool(channels)

@@ -31,8 +31,9 @@ class ModelConfig:
     """groups of group normalization, for gn, ws and evonorm_s0"""
     block_order: Literal["auto", "post", "pre", "pre-raw", "relu-first"] = "auto"
     """order inside residual blocks; auto is the network's own, and relu-first with pws, pre with evonorm and frn"""
-    stem: Literal["auto", "imagenet", "small"] = "auto"
-    """first layers: 7x7 stride 2 and pooling, or one 3x3 for images of about 32 px; auto is the network's own"""
+    stem: Literal["auto", "imagenet", "deep", "small"] = "auto"
+    """first layers: 7x7 stride 2 and pooling, three 3x3 in the place of the 7x7 (deep, ResNets only), or one 3x3 for
+    images of about 32 px; auto is the network's own"""
     downsampling: Literal["stride", "blur", "lip"] = "stride"
     """what halves the resolution: strides and max pooling, blur pooling (arXiv 1904.11486), or local importance
     pooling (arXiv 1908.04156)"""
@@ -47,7 +48,7 @@ class ModelConfig:
     freeze_norm: bool = False
     """leave the running statistics of norms as they are, and normalize with them; gains still train"""
     octave_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.125
-    """share of channels at half the resolution in octave ResNets; published at 0.125, 0.25 and 0.5"""
+    """share of channels at half the resolution in octave ResNets; published at 0.125 to 0.75"""
     width: Annotated[float, Field(gt=0)] = 1.0
     """width multiplier of a ResNet's or mobile network's channels; GhostNet was published at 0.5, 1.0 and 1.3"""
     num_classes: Annotated[int | None, Field(ge=1)] = None
