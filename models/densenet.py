@@ -74,9 +74,11 @@ class DenseNet(nn.Module):
     def __init__(self, shape: DenseNetShape, layers: Layers, num_classes: int) -> None:
         super().__init__()
         steps, channels = _stem(layers.stem(shape.stem), shape.channels, layers), shape.channels
+        self.levels = {f"features.{[name for name in steps if name != 'pool0'][-1]}": channels}  # for models.backbone
         for i, depth in enumerate(shape.depths, start=1):
             steps[f"denseblock{i}"] = _dense_block(channels, depth, shape.growth, layers)
             channels += depth * shape.growth
+            self.levels[f"features.denseblock{i}"] = channels
             if i < len(shape.depths):
                 steps[f"transition{i}"] = _transition(channels, layers)
                 channels //= COMPRESSION

@@ -135,6 +135,7 @@ class ShuffleNet(nn.Module):
         norm_act = layers.end_norm_act(c_in) or layers.norm_act(c_in)
         self.conv1 = nn.Sequential(layers.conv(3, c_in, 3, stride=2, gain_from_data=True), *norm_act)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.levels = {"conv1": c_in, **{f"stage{i}": c_out for i, c_out in enumerate(stages, start=2)}}
         for i, (c_out, depth) in enumerate(zip(stages, DEPTHS, strict=True), start=2):
             units = [unit(c_in, c_out, 2), *(unit(c_out, c_out, 1) for _ in range(depth - 1))]
             self.add_module(f"stage{i}", nn.Sequential(*units))

@@ -20,7 +20,7 @@ from utils.errors import UsageError
 from utils.optim import parameter_groups
 from utils.replication import replicate
 
-NAMES = ["resnet18", "resnet50v2", "resnext50_32x4d", "regnet_x_200mf"]
+NAMES = ["resnet18", "resnet50v2", "resnext50_32x4d", "regnet_x_200mf", "densenet121"]
 
 
 def images(*sizes: int) -> Tensor:
@@ -49,7 +49,7 @@ def test_a_backbone_is_the_network_without_its_head(name: str) -> None:
     ((level, output),) = body(images(64, 64)).items()
     assert level == last
     assert torch.equal(output, seen[0])
-    assert not any(key.startswith(("fc.", "bn_last.")) for key in body.state_dict())
+    assert not any(key.startswith(("fc.", "bn_last.", "classifier.")) for key in body.state_dict())
 
 
 def test_a_backbone_ends_with_its_last_level() -> None:
@@ -66,6 +66,8 @@ def test_a_backbone_ends_with_its_last_level() -> None:
         ("resnet18", (5,), r"out_indices \(5,\): the levels of resnet18 are 0 \(act1\), 1 \(layer1\)"),
         ("resnet18", (), r"out_indices \(\)"),
         ("resnet20", (4,), r"the levels of resnet20 are 0 \(act1\), .* 3 \(layer3\)$"),
+        ("shufflenet_v2_x0_5", (4,), r"the levels of .* are 0 \(conv1\), 1 \(stage2\), 2 \(stage3\), 3 \(stage4\)"),
+        ("oct_resnet26", (2, 4), r"out_indices \(2, 4\): layer2 of oct_resnet26 gives maps of two frequencies"),
         ("alexnet", (1,), r"out_indices \(1,\) has no place in alexnet, which has no stages"),
     ],
 )

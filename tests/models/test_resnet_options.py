@@ -246,6 +246,9 @@ REFUSED = [
     (ModelConfig(model="resnet18", caffe_stride=True), r"--caffe-stride True has no effect on resnet18"),
     (ModelConfig(model="resnet18", deformable=True), r"--deformable True has no effect on resnet18"),
     (ModelConfig(attention="sk", deformable=True), r"--deformable True has no effect"),
+    (ModelConfig(model="oct_resnet26", downsampling="blur"), r"--downsampling blur has no effect on oct_resnet26"),
+    (ModelConfig(model="oct_resnet26", avg_down=True), r"--avg-down True has no effect on oct_resnet26"),
+    (ModelConfig(model="oct_resnet50_re", deformable=True), r"--deformable True has no effect on oct_resnet50_re"),
     (ModelConfig(model="regnet_x_200mf", avg_down=True), r"--avg-down True has no effect on regnet_x_200mf"),
     (ModelConfig(model="regnet_x_200mf", downsampling="lip"), r"--downsampling lip has no effect on regnet_x_200mf"),
 ]
