@@ -18,7 +18,9 @@ from models.layers.gain import set_data_gains, wants_data_gains
 from models.resnet import EXPANSION, ResNetShape, basic, bottleneck, stage
 from scripts.golden.comparing import Check, NotOursYet, elementwise
 from scripts.golden.layer import WINDOW, Layer, Meta, Outputs, take
+from scripts.golden.layers_attention_resnets import ATTENTION_RESNET_LAYERS
 from scripts.golden.layers_mobile import MOBILE_LAYERS
+from scripts.golden.layers_resnet import RESNET_LAYERS, activation_table
 from scripts.golden.layers_shufflenet import SHUFFLENET_LAYERS
 from utils.config.model import ModelConfig
 
@@ -123,9 +125,17 @@ LAYERS: dict[str, Callable[[Meta], Layer]] = {
     "models.resnet.Bottleneck": _block(ResNetShape(bottleneck, ()), "bn"),
     "models.resnet.BasicBlockV2": _block(ResNetShape(basic, (), order="pre"), "bn"),
     "models.resnet.BottleneckV2": _block(ResNetShape(bottleneck, (), order="pre"), "bn"),
-    **SHUFFLENET_LAYERS,
+    **RESNET_LAYERS,
     **MOBILE_LAYERS,
+    **SHUFFLENET_LAYERS,
+    **ATTENTION_RESNET_LAYERS,
 }
+
+# Files that hold one function after the other instead of a layer.
+TABLES: dict[str, Callable[[Mapping[str, np.ndarray]], Outputs]] = {"torchtoolbox.nn.Activation": activation_table}
+
+# torch's own hard sigmoid, which ours is, multiplies gradients by 1/6 in float32; this ancestor wrote it out.
+ROUNDED_BY_TORCH = {"models.mobilenet.HardSigmoid": "grad.x"}
 
 # What a file's `aux.<name>` holds.
 EXTRAS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -142,16 +152,21 @@ def check_layer(path: Path) -> list[Check]:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files if name != "meta"}
         meta = json.loads(str(file["meta"]))
+    found = TABLES[meta["cls"]](arrays) if meta["cls"] in TABLES else _answers(meta, arrays)
+    unknown = sorted(name for name in arrays if name not in found and name.split(".")[0] in ("out", "grad", "after"))
+    if unknown:
+        raise NotOursYet(f"nothing of ours computes {', '.join(unknown)}")
+    return [elementwise(name, found[name], arrays[name], _rounded(name, meta)) for name in arrays if name in found]
+
+
+def _answers(meta: Meta, arrays: Mapping[str, np.ndarray]) -> Outputs:
+    """What our layer for the golden one makes of its inputs, under the golden names."""
     if meta["cls"] not in LAYERS:
         raise NotOursYet(f"nothing of ours is a {meta['cls']}")
     layer = LAYERS[meta["cls"]](meta)
     layer.module.double().train(meta["mode"] == "train")
     _load(layer, _group(arrays, "param"))
-    found = _computed(layer, arrays)
-    unknown = sorted(name for name in arrays if name not in found and name.split(".")[0] in ("out", "grad", "after"))
-    if unknown:
-        raise NotOursYet(f"nothing of ours computes {', '.join(unknown)}")
-    return [elementwise(name, found[name], arrays[name], _rounded(name, meta)) for name in arrays if name in found]
+    return _computed(layer, arrays)
 
 
 def _group(arrays: Mapping[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
@@ -169,22 +184,27 @@ def _load(layer: Layer, parameters: Mapping[str, np.ndarray]) -> None:
 
 
 def _computed(layer: Layer, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """What ours makes of the inputs, under the golden names."""
-    module, x = layer.module, torch.tensor(arrays["in.x"], dtype=torch.float64, requires_grad=True)
+    """Outputs, gradients and changed state of a loaded layer, under the golden names."""
+    module, given = layer.module, _group(arrays, "in")
+    inputs = {name: torch.tensor(array, dtype=torch.float64, requires_grad=True) for name, array in given.items()}
+    x = next(iter(inputs.values()))
     if wants_data_gains(module):
         set_data_gains(module, x)
-    outputs = layer.call(module, x)
+    outputs = layer.call(module, *inputs.values())
     loss = sum((outputs[name] * torch.tensor(factor)).sum() for name, factor in _group(arrays, "gradout").items())
     loss.backward()
-    gradients = {"x": x.grad, **{name: parameter.grad for name, parameter in module.named_parameters()}}
+    gradients = {name: leaf.grad for name, leaf in [*inputs.items(), *module.named_parameters()]}
     state = {name: value.clone() for name, value in module.state_dict().items()}
     found = {f"out.{name}": value for name, value in {**outputs, "loss": loss}.items()}
     for kind, ours in (("grad", gradients), ("after", state)):
-        found |= {f"{kind}.{name}": ours[layer.our_name(name)] for name in _group(arrays, kind)}
+        named = {name: name if name in inputs else layer.our_name(name) for name in _group(arrays, kind)}
+        found |= {f"{kind}.{name}": ours[our] for name, our in named.items()}
     return found | {f"aux.{name}": EXTRAS[name](module, x) for name in _group(arrays, "aux") if name in EXTRAS}
 
 
 def _rounded(name: str, meta: Meta) -> bool:
-    """Whether the notes say that this array was rounded: "grad.* arrays rounded to float32 for size"."""
+    """Whether the notes say that this array was rounded: "grad.* arrays rounded to float32 for size"; or ours is."""
+    if name == ROUNDED_BY_TORCH.get(meta["cls"]):
+        return True
     notes = [note for note in meta.get("storage_notes", []) if "rounded" in note]
     return any(fnmatch(name, note.split()[0]) or "*" not in note.split()[0] for note in notes)
