@@ -11,12 +11,11 @@ from torch import nn
 
 from models.inverted_residual import (
     Classifier,
+    Features,
     MBConv,
     MobileNetwork,
     Squeeze,
-    last_layer,
     make_divisible,
-    stem_layer,
     use_tensorflow_batch_norm,
 )
 from models.layers import Layers
@@ -53,19 +52,17 @@ class EfficientNetShape:
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = self.width * layers.width()
-        channels = make_divisible(STEM * width)
-        features = [stem_layer(layers, channels, "swish")]
+        features = Features(layers, make_divisible(STEM * width), "swish")
         for expansion, c_out, blocks, kernel_size, stride in STAGES:
-            stage = []
-            for i in range(math.ceil(blocks * self.depth)):
-                squeeze = Squeeze(max(1, channels // 4), act="swish")
-                shape = MBConv(channels, channels * expansion, make_divisible(c_out * width), kernel_size)
-                shape = replace(shape, stride=1 if i else stride, act="swish", squeeze=squeeze)
+            stage, c_in, c_out = [], features.channels, make_divisible(c_out * width)
+            for _ in range(math.ceil(blocks * self.depth)):
+                squeeze = Squeeze(max(1, c_in // 4), act="swish")
+                shape = MBConv(c_in, c_in * expansion, c_out, kernel_size, 1 if stage else stride, "swish", squeeze)
                 stage.append(shape.block(layers))
-                channels = shape.c_out
-            features.append(nn.Sequential(*stage))
-        features.append(last_layer(layers, channels, 4 * channels, "swish"))
-        model = MobileNetwork(features, Classifier(self.dropout).build(layers, 4 * channels, num_classes))
+                c_in = c_out
+            features.add(nn.Sequential(*stage), c_out, stride)
+        features.finish(4 * features.channels, "swish")
+        model = MobileNetwork(features, Classifier(self.dropout), num_classes)
         initialize(model, "efficientnet")
         if self.tensorflow:
             use_tensorflow_batch_norm(model)

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from models.inverted_residual import (
     Classifier,
+    Features,
     InvertedResidual,
     MBConv,
     MobileNetwork,
     Squeeze,
-    last_layer,
     make_divisible,
-    stem_layer,
 )
 from models.layers import Layers
 from models.layers.initialization import initialize
@@ -76,16 +75,14 @@ class GhostNetShape:
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = self.width * layers.width()
-        channels, act = make_divisible(self.stem * width, self.divisor), self.act
-        features = [stem_layer(layers, channels, act)]
+        features = Features(layers, make_divisible(self.stem * width, self.divisor), self.act)
         for c_mid, c_out, kernel_size, stride, squeezed in self.blocks:
-            wide, c_out = (make_divisible(c * width, self.divisor) for c in (c_mid, c_out))
-            squeeze = Squeeze(make_divisible(self.se * wide, 4), gate="hard-sigmoid") if squeezed else None
-            features.append(ghost_bottleneck(MBConv(channels, wide, c_out, kernel_size, stride, act, squeeze), layers))
-            channels = c_out
-        last = make_divisible(self.last * width, self.divisor)
-        features.append(last_layer(layers, channels, last, act))
-        model = MobileNetwork(features, self.classifier.build(layers, last, num_classes))
+            c_mid, c_out = (make_divisible(channels * width, self.divisor) for channels in (c_mid, c_out))
+            squeeze = Squeeze(make_divisible(self.se * c_mid, 4), gate="hard-sigmoid") if squeezed else None
+            shape = MBConv(features.channels, c_mid, c_out, kernel_size, stride, self.act, squeeze)
+            features.add(ghost_bottleneck(shape, layers), c_out, stride)
+        features.finish(make_divisible(self.last * width, self.divisor), self.act)
+        model = MobileNetwork(features, self.classifier, num_classes)
         initialize(model)
         return model
 

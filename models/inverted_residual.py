@@ -4,7 +4,6 @@ Sandler et al., arXiv 1801.04381; with squeeze-and-excitation, Tan et al., arXiv
 blocks, a last 1x1 convolution, the mean over positions and a classifier; the files of the families list the blocks.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -92,33 +91,45 @@ class Classifier:
         return nn.Sequential(*steps)
 
 
+class Features:
+    """The features of a network while they are built: a stem, blocks, and what stands before the mean over positions.
+
+    `channels` are the last module's. `levels`, for models.backbone: what ends each resolution, with its channels.
+    """
+
+    def __init__(self, layers: Layers, channels: int, act: str) -> None:
+        """With the stem: a 3x3 convolution, norm and activation, that halves the size, but with --stem small."""
+        self.layers, self.modules, self.levels = layers, [], {}
+        stride = 1 if layers.stem("imagenet") == "small" else 2
+        self.add(self._end(layers.conv(3, channels, 3, stride=stride, gain_from_data=True), act), channels, stride)
+
+    def add(self, block: nn.Module, channels: int, stride: int) -> None:
+        if stride == 1 and self.levels:
+            self.levels.popitem()
+        self.levels[f"features.{len(self.modules)}"] = self.channels = channels
+        self.modules.append(block)
+
+    def finish(self, channels: int, act: str) -> None:
+        """The 1x1 convolution, norm and activation before the mean, which belong to no level."""
+        self.modules.append(self._end(self.layers.conv(self.channels, channels, 1), act))
+        self.channels = channels
+
+    def _end(self, conv: nn.Conv2d, act: str) -> nn.Sequential:
+        channels = conv.out_channels
+        return nn.Sequential(conv, *(self.layers.end_norm_act(channels, act) or self.layers.norm_act(channels, act)))
+
+
 class MobileNetwork(nn.Module):
     """Features, their mean over positions, classifier. images: (n, 3, h, w) float, normalized -> (n, num_classes)."""
 
-    def __init__(self, features: Iterable[nn.Module], classifier: nn.Sequential) -> None:
+    def __init__(self, features: Features, classifier: Classifier, num_classes: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(*features)
+        self.features, self.levels = nn.Sequential(*features.modules), features.levels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = classifier
+        self.classifier = classifier.build(features.layers, features.channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
-
-
-def stem_layer(layers: Layers, channels: int, act: str) -> nn.Sequential:
-    """The first 3x3 convolution, norm and activation; it halves the size, but with --stem small."""
-    stride = 1 if layers.stem("imagenet") == "small" else 2
-    return _end_layer(layers, layers.conv(3, channels, 3, stride=stride, gain_from_data=True), act)
-
-
-def last_layer(layers: Layers, c_in: int, c_out: int, act: str) -> nn.Sequential:
-    """The 1x1 convolution, norm and activation before the mean."""
-    return _end_layer(layers, layers.conv(c_in, c_out, 1), act)
-
-
-def _end_layer(layers: Layers, conv: nn.Conv2d, act: str) -> nn.Sequential:
-    channels = conv.out_channels
-    return nn.Sequential(conv, *(layers.end_norm_act(channels, act) or layers.norm_act(channels, act)))
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

@@ -12,12 +12,11 @@ from torch import nn
 
 from models.inverted_residual import (
     Classifier,
+    Features,
     MBConv,
     MobileNetwork,
     Squeeze,
-    last_layer,
     make_divisible,
-    stem_layer,
     use_tensorflow_batch_norm,
 )
 from models.layers import Layers
@@ -42,14 +41,13 @@ class MobileNetV1Shape:
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = layers.width()
-        channels = make_divisible(self.stem * width)
-        features = [stem_layer(layers, channels, "relu")]
+        features = Features(layers, make_divisible(self.stem * width), "relu")
         for c_out, stride in self.blocks:
-            c_in, channels = channels, make_divisible(c_out * width)
-            features.append(separable(c_in, channels, stride, layers))
-        if end := layers.end_norm_act(channels):
-            features.append(nn.Sequential(*end))
-        model = MobileNetwork(features, Classifier().build(layers, channels, num_classes))
+            c_out = make_divisible(c_out * width)
+            features.add(separable(features.channels, c_out, stride, layers), c_out, stride)
+        if end := layers.end_norm_act(features.channels):
+            features.modules.append(nn.Sequential(*end))
+        model = MobileNetwork(features, Classifier(), num_classes)
         initialize(model, "small-head")
         return model
 
@@ -68,15 +66,13 @@ class MobileNetV2Shape:
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = layers.width()
-        channels = make_divisible(self.stem * width)
-        features = [stem_layer(layers, channels, "relu6")]
+        features = Features(layers, make_divisible(self.stem * width), "relu6")
         for expansion, c_out, kernel_size, stride in self.blocks:
-            shape = MBConv(channels, channels * expansion, make_divisible(c_out * width), kernel_size, stride)
-            features.append(shape.block(layers, listed=True))
-            channels = shape.c_out
-        last = make_divisible(self.last * max(1.0, width))
-        features.append(last_layer(layers, channels, last, "relu6"))
-        model = MobileNetwork(features, Classifier(self.dropout).build(layers, last, num_classes))
+            c_in, c_out = features.channels, make_divisible(c_out * width)
+            shape = MBConv(c_in, c_in * expansion, c_out, kernel_size, stride)
+            features.add(shape.block(layers, listed=True), c_out, stride)
+        features.finish(make_divisible(self.last * max(1.0, width)), "relu6")
+        model = MobileNetwork(features, Classifier(self.dropout), num_classes)
         initialize(model, "small-head")
         return model
 
@@ -98,17 +94,15 @@ class MobileNetV3Shape:
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = layers.width()
-        channels = make_divisible(self.stem * width)
-        features = [stem_layer(layers, channels, "hard-swish")]
+        features = Features(layers, make_divisible(self.stem * width), "hard-swish")
         for c_mid, c_out, kernel_size, stride, squeezed, act in self.blocks:
-            wide = make_divisible(c_mid * width)
-            squeeze = Squeeze(make_divisible(wide // 4), gate="hard-sigmoid") if squeezed else None
-            shape = MBConv(channels, wide, make_divisible(c_out * width), kernel_size, stride, act, squeeze)
-            features.append(shape.block(layers))
-            channels = shape.c_out
-        features.append(last_layer(layers, channels, 6 * channels, "hard-swish"))
+            c_mid, c_out = (make_divisible(channels * width) for channels in (c_mid, c_out))
+            squeeze = Squeeze(make_divisible(c_mid // 4), gate="hard-sigmoid") if squeezed else None
+            shape = MBConv(features.channels, c_mid, c_out, kernel_size, stride, act, squeeze)
+            features.add(shape.block(layers), c_out, stride)
+        features.finish(6 * features.channels, "hard-swish")
         classifier = replace(self.classifier, hidden=make_divisible(self.classifier.hidden * width))
-        model = MobileNetwork(features, classifier.build(layers, 6 * channels, num_classes))
+        model = MobileNetwork(features, classifier, num_classes)
         initialize(model, "small-head")
         if self.tensorflow:
             use_tensorflow_batch_norm(model)

@@ -70,7 +70,7 @@ class RegNetShape:
 
 
 class Block(nn.Module):
-    """1x1, grouped 3x3, squeeze-and-excitation, 1x1, and the shortcut: a bottleneck of ratio 1."""
+    """1x1, grouped 3x3, squeeze-and-excitation or --attention, 1x1, and the shortcut: a bottleneck of ratio 1."""
 
     def __init__(self, shape: RegNetShape, c_in: int, c_out: int, stride: int, layers: Layers) -> None:
         super().__init__()
@@ -79,8 +79,9 @@ class Block(nn.Module):
             self.proj = layers.conv_norm_act(c_in, c_out, 1, None, stride=stride, gain_from_data=True)
         steps = OrderedDict(a=layers.conv_norm_act(c_in, c_out, 1, gain_from_data=True))
         steps["b"] = layers.conv_norm_act(c_out, c_out, 3, stride=stride, groups=shape.groups(c_out))
-        if hidden := shape.hidden(c_in, c_out):
-            steps["se"] = SqueezeExcitation(c_out, hidden)
+        hidden = shape.hidden(c_in, c_out)
+        if attention := layers.branch_attention(c_out) or (hidden and SqueezeExcitation(c_out, hidden)):
+            steps["se"] = attention
         steps["c"] = layers.conv_norm_act(c_out, c_out, 1, None, last=True)
         self.f = nn.Sequential(steps)
         self.act = layers.act()

@@ -7,6 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models import build_model
+from utils.config import ModelConfig
+
 
 @pytest.fixture
 def unreached() -> Callable[[nn.Module], list[str]]:
@@ -26,6 +29,18 @@ def unreached() -> Callable[[nn.Module], list[str]]:
 def _is_idle(gradient: torch.Tensor) -> bool:
     """Gains and biases may be without effect in single networks, weights may not."""
     return gradient.ndim > 1 and not gradient.any()
+
+
+@pytest.fixture
+def size() -> Callable[[ModelConfig], int]:
+    """A function: the parameters of a network with a thousand classes."""
+
+    def count(config: ModelConfig) -> int:
+        with torch.device("meta"):
+            model = build_model(config, 1000)
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    return count
 
 
 @pytest.fixture

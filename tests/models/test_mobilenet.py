@@ -13,6 +13,7 @@ from models.inverted_residual import make_divisible
 from utils.config import ModelConfig
 from utils.errors import UsageError
 
+Size = Callable[[ModelConfig], int]
 Unreached = Callable[[nn.Module], list[str]]
 Drawn = Callable[[nn.Module], nn.Module]
 
@@ -28,20 +29,14 @@ PUBLISHED = {
 TORCHVISION = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
 
 
-def parameters(config: ModelConfig) -> int:
-    with torch.device("meta"):
-        model = build_model(config, 1000)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_networks_have_the_published_sizes(name: str) -> None:
-    assert parameters(ModelConfig(model=name)) == PUBLISHED[name]
+def test_networks_have_the_published_sizes(name: str, size: Size) -> None:
+    assert size(ModelConfig(model=name)) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize(("width", "millions"), [(0.5, 1.3), (0.75, 2.6), (0.25, 0.5)])
-def test_width_gives_the_sizes_of_the_papers_table(width: float, millions: float) -> None:
-    found = parameters(ModelConfig(model="mobilenet_v1", width=width)) / 1e6  # table 7 of arXiv 1704.04861
+def test_width_gives_the_sizes_of_the_papers_table(width: float, millions: float, size: Size) -> None:
+    found = size(ModelConfig(model="mobilenet_v1", width=width)) / 1e6  # table 7 of arXiv 1704.04861
     assert abs(found - millions) < 0.05
 
 
@@ -106,6 +101,15 @@ def test_attention_stands_before_the_last_convolution_of_each_block(name: str) -
 def test_what_has_no_place_is_refused(config: ModelConfig) -> None:
     with pytest.raises(UsageError, match="has no effect on"):
         build_model(config, 10)
+
+
+def test_levels_end_each_resolution() -> None:
+    network = build_model(ModelConfig(model="mobilenet_v2"), 10, out_indices=(0, 1, 2, 3, 4))
+    maps = network(torch.zeros(1, 3, 64, 64))
+    assert [(output.shape[1], output.shape[2]) for output in maps.values()] == [
+        (channels, 32 // 2**i) for i, channels in enumerate((16, 24, 32, 96, 320))
+    ]
+    assert network.channels == [16, 24, 32, 96, 320]
 
 
 def test_small_stem_keeps_the_size_of_small_images() -> None:

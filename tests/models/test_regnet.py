@@ -108,6 +108,15 @@ def test_hidden_channels_follow_the_entering_ones_or_the_blocks_own() -> None:
     assert REGNETS["regnet_x_400mf"].hidden(32, 48) is None
 
 
+@pytest.mark.parametrize("name", ["regnet_x_200mf", "regnet_y_200mf"])
+def test_attention_takes_the_place_of_squeeze_and_excitation(name: str) -> None:
+    with torch.device("meta"):
+        model = build_model(ModelConfig(model=name, attention="eca"), 10)
+    kinds = [type(module).__name__ for module in model.modules()]
+    assert kinds.count("EfficientChannelAttention") == 13
+    assert "SqueezeExcitation" not in kinds
+
+
 def test_zero_gamma_starts_every_branch_at_zero() -> None:
     model = build_model(ModelConfig(model="regnet_x_200mf", zero_gamma=True), 10)
     zero = {name for name, parameter in model.named_parameters() if name.endswith("weight") and not parameter.any()}
