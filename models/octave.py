@@ -12,7 +12,8 @@ from torch import nn
 
 from models.layers import Layers
 from models.layers.octave import Channels, OctaveConv, OctaveLayers, divided
-from models.resnet import Conv, ResNetShape, bottleneck
+from models.residual import Conv
+from models.resnet import ResNetShape, bottleneck
 
 
 @dataclass(frozen=True)

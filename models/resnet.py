@@ -5,7 +5,6 @@ relu-first is the PWSConv ancestor's. A bottleneck's stride sits on its 3x3 conv
 names whatever the norm; a norm before the head is `bn_last`.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -14,128 +13,9 @@ from torch import Tensor, nn
 
 from models.layers import Layers
 from models.layers.initialization import initialize
+from models.residual import ORDERS, Block, Conv
 
 EXPANSION = 4  # output channels of a bottleneck over its planes
-
-
-@dataclass(frozen=True)
-class Conv:
-    """One convolution of a residual branch."""
-
-    c_in: int
-    c_out: int
-    kernel_size: int
-    stride: int = 1
-    groups: int = 1
-    inner: bool = False  # the 3x3 of a bottleneck, where an attention may stand with its norm and activation
-    deep: bool = False  # the same in a stage after the first, where it may be deformable
-
-    def layer(self, layers: Layers, *, gain_from_data: bool) -> nn.Conv2d:
-        options = {"stride": layers.stride(self.stride), "groups": self.groups, "may_deform": self.deep}
-        return layers.conv(self.c_in, self.c_out, self.kernel_size, gain_from_data=gain_from_data, **options)
-
-    def attention(self, layers: Layers) -> nn.Module | None:
-        """What stands for this convolution, its norm and its activation."""
-        if not self.inner:
-            return None
-        return layers.conv3x3_norm_act(self.c_in, self.c_out, stride=layers.stride(self.stride), groups=self.groups)
-
-
-@dataclass(frozen=True)
-class Order:
-    """Where a block has its norms and activations.
-
-    `norm_first`: norm-act-conv instead of conv-norm-act. `act_last`: an activation after the addition; if there is
-    none, the block opens with one, which the shortcut's projection sees too unless `raw_shortcut`.
-    """
-
-    norm_first: bool
-    act_last: bool
-    raw_shortcut: bool = False
-
-
-ORDERS = {
-    "post": Order(norm_first=False, act_last=True),
-    "pre": Order(norm_first=True, act_last=False),
-    "pre-raw": Order(norm_first=True, act_last=False, raw_shortcut=True),  # CIFAR's, arXiv 1603.05027
-    "relu-first": Order(norm_first=False, act_last=False),
-}
-
-
-class Block(nn.Module):
-    """A residual block: opening, then the branch with the shortcut beside it, addition, closing.
-
-    `opening`, `branch` and `closing` name its layers (`conv1`, `bn1`, `act1`, ...) in the order of execution.
-    """
-
-    def __init__(self, convs: list[Conv], order: Order, layers: Layers) -> None:
-        super().__init__()
-        self.opening, self.branch, self.closing = [], [], []
-        for i, conv in enumerate(convs, start=1):
-            steps = _norm_first(i, conv, layers) if order.norm_first else _conv_first(i, conv, layers, i == len(convs))
-            if i > 1 and (pool := layers.pool(conv.c_in, convs[i - 2].stride)):
-                steps = _pooled(i, steps, pool)
-            for name, module in steps.items():
-                self.add_module(name, module)
-            self.branch += steps
-        self.attention = layers.attention(convs[-1].c_out)
-        self.branch.append("attention")
-        if order.act_last:
-            self.act, self.closing = layers.act(), ["act"]
-        elif order.norm_first:
-            self.opening, self.branch = self.branch[:2], self.branch[2:]
-        else:
-            self.act, self.opening = layers.act(), ["act"]
-        self.downsample, self.raw_shortcut = _shortcut(convs, order, layers), order.raw_shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        opened = self._run(self.opening, x)
-        identity = x if self.downsample is None else self.downsample(x if self.raw_shortcut else opened)
-        return self._run(self.closing, self._run(self.branch, opened) + identity)
-
-    def _run(self, names: list[str], x: Tensor) -> Tensor:
-        for name in names:
-            x = getattr(self, name)(x)
-        return x
-
-
-def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.Module]:
-    if attention := conv.attention(layers):
-        return {f"conv{i}": attention}
-    steps = {f"conv{i}": conv.layer(layers, gain_from_data=i == 1)}
-    if last:
-        return {**steps, f"bn{i}": layers.norm(conv.c_out, last=True)}
-    norm, act = layers.norm_act(conv.c_out)
-    return {**steps, f"bn{i}": norm, f"act{i}": act}
-
-
-def _pooled(i: int, steps: dict[str, nn.Module], pool: nn.Module) -> dict[str, nn.Module]:
-    """The steps with `pool` before their convolution: behind the convolution before, its norm and its activation."""
-    names = list(steps)
-    names.insert(names.index(f"conv{i}"), f"pool{i}")
-    return {name: steps.get(name, pool) for name in names}
-
-
-def _norm_first(i: int, conv: Conv, layers: Layers) -> dict[str, nn.Module]:
-    norm, act = layers.norm_act(conv.c_in)
-    layer = conv.attention(layers) or conv.layer(layers, gain_from_data=i == 1)
-    return {f"bn{i}": norm, f"act{i}": act, f"conv{i}": layer}
-
-
-def _shortcut(convs: list[Conv], order: Order, layers: Layers) -> nn.Sequential | None:
-    """What brings a block's input to the shape of its output: a projection where they differ, else nothing."""
-    c_in, c_out, stride = convs[0].c_in, convs[-1].c_out, max(conv.stride for conv in convs)
-    if c_in == c_out and stride == 1:
-        return None
-    pool = layers.shortcut_pool(c_in, stride)
-    projected = replace(
-        convs[0], c_out=c_out, kernel_size=1, stride=1 if pool else stride, groups=1, inner=False, deep=False
-    )
-    steps = OrderedDict({"pool": pool} if pool else {})
-    steps["0"] = projected.layer(layers, gain_from_data=True)
-    if not order.norm_first:
-        steps["1"] = layers.norm(c_out)
-    return nn.Sequential(steps)
 
 
 @dataclass(frozen=True)

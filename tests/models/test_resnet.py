@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from models import build_model, model_names
 from models.layers import Layers
 from models.layers.normalization import NORMALIZATIONS, Normalization
-from models.resnet import ORDERS, RESNETS, ResNetShape, basic, bottleneck, cifar, stage
+from models.residual import ORDERS
+from models.resnet import RESNETS, ResNetShape, basic, bottleneck, cifar, stage
 from utils.config import ModelConfig
 
 TORCHVISION = [name for name in RESNETS if hasattr(torchvision.models, name)]

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import build_model, set_data_gains, wants_data_gains
+from models.interop import load_weights, unwrap
 from models.layers.convolution import folded
 from models.layers.deformable import RATE, DeformableConv2d
 from models.layers.normalization import NORMALIZATIONS
 from models.layers.pooling import BlurPool2d, LocalImportancePool2d, bottleneck_logit, simple_logit
-from models.resnet import ORDERS
+from models.residual import ORDERS
 from utils.config import ModelConfig
 from utils.errors import UsageError
 
@@ -266,3 +267,37 @@ def test_every_option_has_its_place_in_other_resnets_of_bottlenecks(name: str) -
         with torch.device("meta"):
             model = build_model(ModelConfig(model=name, **options), 10).eval()
         assert model(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 10)
+
+
+TIMM = [
+    ("resnet18d", ModelConfig(model="resnet18", stem="deep", avg_down=True)),
+    ("resnet26d", ModelConfig(model="resnet26", stem="deep", avg_down=True)),
+    ("resnetblur50d", ModelConfig(model="resnet50", stem="deep", avg_down=True, downsampling="blur")),
+]
+
+
+@pytest.mark.parametrize(("theirs", "config"), TIMM, ids=[name for name, _ in TIMM])
+def test_timm_networks_with_these_options_give_their_logits(theirs: str, config: ModelConfig, drawn_norms) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    reference = drawn_norms(timm.create_model(theirs, num_classes=10)).double()
+    model = build_model(config, 10).double().eval()
+    load_weights(model, unwrap(reference.state_dict(), config.model))
+    images = torch.randn(2, 3, 65, 48, dtype=torch.float64)
+    torch.testing.assert_close(model(images), reference(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["bn", "pws"])
+def test_files_that_count_the_pooling_are_read(norm: str) -> None:
+    """PWSConv's, whose first stage does not pool."""
+    config = ModelConfig(model="resnet18", norm=norm, avg_down=True)
+    weights = build_model(config, 10).state_dict()
+    counted = {}
+    for name, value in weights.items():
+        head, cut, tail = name.partition(".downsample.")
+        pooled = cut and not name.startswith("layer1")
+        counted[f"backbone.{head}.downsample.{int(tail[0]) + 1}{tail[1:]}" if pooled else name] = value
+    read = unwrap({"state_dict": counted}, "resnet18")
+    assert counted.keys() != weights.keys()
+    assert {name: value.shape for name, value in read.items()} == {name: v.shape for name, v in weights.items()}
+    assert unwrap(weights, "resnet18").keys() == weights.keys()
