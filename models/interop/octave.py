@@ -8,6 +8,7 @@ _SIDES = {"W_HH": "high_high", "W_HL": "high_low", "W_LH": "low_high", "W_LL": "
 FREQUENCIES = (
     (r"\.h_bn\.", ".high."),
     (r"\.l_bn\.", ".low."),
+    (r"^fc\.1\.", "fc."),  # behind a dropout
     *((rf"(?<![^.]){theirs}\.", f"{ours}.") for theirs, ours in _SIDES.items()),
 )
 
