@@ -8,8 +8,8 @@ from models.interop.lambdanet import LAMBDANET
 from models.interop.mobile import MOBILE
 from models.interop.octave import OCTAVE_DIALECTS
 from models.interop.regnet import REGNET
-from models.interop.resnest import RESNEST, RESNEST_OF_TIMM
-from models.interop.resnet import RESNET, SELECTIVE, WIDE
+from models.interop.resnest import RESNEST
+from models.interop.resnet import RESNET, SELECTIVE, WIDE, counted_pools
 from models.interop.shufflenet import SHUFFLENET
 
 Rows = tuple[tuple[str, str], ...]  # (pattern, replacement), applied one after the other to every name
@@ -22,7 +22,6 @@ FAMILIES: tuple[tuple[str, Rows], ...] = (
     (r"cifar_densenet.*", CIFAR_DENSENET),
     (r"shufflenet_v2_.*", SHUFFLENET),
     (r"|((wide_|pre)?resne(t|xt)\d|wrn\d).*", RESNET),  # and files of networks without a name
-    (r"resnest\d+[de]", RESNEST_OF_TIMM),
     (r"resnest.*", RESNEST),
     (r"lambda_resnet.*", LAMBDANET),
 )
@@ -45,6 +44,8 @@ DIALECTS: tuple[tuple[str, Rows], ...] = (
     (r"(module\.)?feature\.0\.", _listed_resnet(first_stage=3)),
     (r"(module\.)?layer1\.0\.conv2g\.", SELECTIVE),
     (r"(module\.)?block1\.layer\.", WIDE),
+    (r"(module\.)?layer1\.0\.downsample\.2\.", counted_pools(first_stage=1)),
+    (r"(module\.)?(backbone\.)?layer2\.0\.downsample\.(1\.alpha|2\.)", counted_pools(first_stage=2)),
     *OCTAVE_DIALECTS,
 )
 

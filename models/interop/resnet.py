@@ -53,3 +53,9 @@ WIDE = (
     (r"^block(\d)\.layer\.", r"layer\1."),
     (r"\.convShortcut\.", ".downsample.0."),
 )
+
+
+def counted_pools(first_stage: int) -> tuple[tuple[str, str], ...]:
+    """Rows for files that count the pooling of --avg-down: timm's in all stages, PWSConv's from the second on."""
+    projections = rf"^(layer[{first_stage}-9]\.\d+\.downsample)"
+    return tuple((rf"{projections}\.{i}\.", rf"\1.{i - 1}.") for i in (1, 2))
