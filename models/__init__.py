@@ -19,6 +19,7 @@ from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
 from models.layers.sync import SyncBatchNorm2d
 from models.mobilenet import MOBILENETS
 from models.octave import OCTAVES
+from models.outside import is_outside, outside_network, torchvision_names
 from models.proxyless import PROXYLESSES
 from models.regnet import REGNETS
 from models.resnest import RESNESTS
@@ -77,12 +78,14 @@ ALWAYS_USED = {"model", "num_classes", "zero_gamma", "frozen_stages", "freeze_no
 
 
 def image_size(name: str) -> int:
-    """Side of the images, in pixels, that a network of ours was published for."""
+    """Side of the images, in pixels, that a network was published for."""
+    if is_outside(name):
+        return outside_network(name).image_size
     return getattr(NETWORKS[name], "image_size", IMAGE_SIZE)
 
 
 def model_names() -> list[str]:
-    """The names that --model takes."""
+    """The names of our networks; --model also takes those of `models.outside`."""
     return sorted(NETWORKS)
 
 
@@ -91,7 +94,10 @@ def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int
 
     With `out_indices` it has no head and gives the outputs of these stages (0 is the stem): `models.backbone.Backbone`.
     """
-    network = choose(NETWORKS, config.model, "--model")
+    if is_outside(config.model):
+        model = _outside(config, num_classes)
+        return model if out_indices is None else backbone(model, config.model, out_indices)
+    network = _ours(config.model)
     layers = Layers(config)
     model = network.build(layers, num_classes)
     _refuse_unused(config, ALWAYS_USED.union(network.settings, layers.row.settings, layers.used))
@@ -102,6 +108,18 @@ def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int
         )
     freeze(model, config)
     return model if out_indices is None else backbone(model, config.model, out_indices)
+
+
+def _ours(name: str) -> Network:
+    if name not in NETWORKS and name in torchvision_names():
+        raise UsageError(f"--model {name} is not among our networks; did you mean torchvision's, tv_{name}?")
+    return choose(NETWORKS, name, "--model")
+
+
+def _outside(config: ModelConfig, num_classes: int) -> nn.Module:
+    network = outside_network(config.model)
+    _refuse_unused(config, {"model", "num_classes"})
+    return network.build(num_classes)
 
 
 def refuse_unsynced(model: nn.Module, shards: int, processes: int) -> None:
@@ -119,5 +137,6 @@ def _refuse_unused(config: ModelConfig, used: set[str]) -> None:
         value = getattr(config, field.name)
         if field.name not in used and value != field.default:
             flag = f"--{field.name.replace('_', '-')} {value}"
-            where = config.model if field.name == "norm" else f"{config.model} with --norm {config.norm}"
+            plain = field.name == "norm" or is_outside(config.model)
+            where = config.model if plain else f"{config.model} with --norm {config.norm}"
             raise UsageError(f"{flag} has no effect on {where}; leave it out")

@@ -17,6 +17,7 @@ from data.channels import with_channels
 from data.loaders import Data, Split, engine, missed, open_data, open_validation, refuse_device
 from data.order import steps_per_epoch, training_order, training_requests
 from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
+from models.pretrained import pretrained_file
 from models.starting import start_from
 from utils import distributed
 from utils.averaging import build_average
@@ -44,7 +45,7 @@ def settings_from(arguments: list[str]) -> tuple[Config, bool]:
     """The settings of a command line, and whether only to print them. An evaluation starts from its checkpoint's."""
     config, print_only = read_config(arguments)
     _refuse_start(config)
-    if not config.run.evaluate or config.run.init_from:
+    if not config.run.evaluate or config.run.has_start:
         return config, print_only
     found = find_checkpoint(config.run.resume, folder_of(config))
     if found is None:
@@ -57,10 +58,12 @@ def settings_from(arguments: list[str]) -> tuple[Config, bool]:
 
 def _refuse_start(config: Config) -> None:
     run = config.run
-    if run.init_head == "fresh" and not run.init_from:
+    if run.init_head == "fresh" and not run.has_start:
         raise UsageError("--init-head fresh says which weights of --init-from to take, and there is none; name a file")
-    if run.init_from and run.evaluate and run.resume:
-        raise UsageError("--evaluate measures one network; give it --resume or --init-from, not both")
+    if run.pretrained and run.init_from:
+        raise UsageError(f"--pretrained and --init-from {run.init_from} are both weights to start from; give one")
+    if run.has_start and run.evaluate and run.resume:
+        raise UsageError("--evaluate measures one network; give it --resume or --init-from or --pretrained, not two")
 
 
 def folder_of(config: Config) -> Path:
@@ -85,9 +88,10 @@ class Network:
         self.val_batch_size = config.run.val_batch_size or config.training.batch_size
 
     def start_from_file(self) -> None:
-        """The weights that --init-from names, which must be the same on every rank."""
-        path = Path(self.config.run.init_from)
-        start_from(self.model, self.config.model, path, self.config.run.init_head)
+        """The weights that --init-from or --pretrained names, which must be the same on every rank."""
+        model, run = self.config.model, self.config.run
+        path = pretrained_file(model.model) if run.pretrained else Path(run.init_from)
+        start_from(self.model, model, path, run.init_head)
         with open(path, "rb") as file:
             distributed.agree(self.world, {"--init-from": hashlib.file_digest(file, "sha256").hexdigest()})
         if self.average:
@@ -190,7 +194,7 @@ class Run:
         """Gains that start from data take the first shard of the first step, whichever rank will carry it; a file's
         gains stay."""
         network, training = self.network, self.network.config.training
-        if wants_data_gains(network.model) and not network.config.run.init_from:
+        if wants_data_gains(network.model) and not network.config.run.has_start:
             first = training_requests(self.order, training.batch_size, self.shards, range(1), 0, 1)
             set_data_gains(network.model, network.normalize(next(self.train.loader.batches(first)).images))
         if network.average:
@@ -214,7 +218,7 @@ def _number_of_classes(config: Config, split: Split) -> int:
 def assemble_evaluation(config: Config, world: World) -> Network:
     """The network of a checkpoint, or of a file of weights, and the validation images."""
     network = Network(config, world, open_validation(config.data, config.training.seed))
-    if config.run.init_from:
+    if config.run.has_start:
         network.start_from_file()
         return network
     found = find_checkpoint(config.run.resume, network.folder)
@@ -233,10 +237,10 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     config = dataclasses.replace(config, data=chosen)  # a checkpoint says what its run was made with
     network = Network(config, world, data.val)
     _refuse_mistakes(network, len(data.train.store))
-    if config.run.init_from and config.run.resume is None:
+    if config.run.has_start and config.run.resume is None:
         network.start_from_file()
     found = _claim_folder(config, ending)
-    if config.run.init_from and config.run.resume and not found:
+    if config.run.has_start and config.run.resume and not found:
         network.start_from_file()
     shards = count_shards(training, world.size, found.state["shards"] if found else None)
     refuse_unsynced(network.model, shards, world.size)  # V may be the checkpoint's
@@ -298,8 +302,9 @@ def _introduce(run: Run, data: Data, found: Found | None) -> None:
         f"{run.shards} shards of {config.training.batch_size} images on {world.size} processes ({world.device.type}): "
         f"{run.steps_per_epoch} steps an epoch, {run.steps} in all; writing to {folder_of(config)}"
     )
-    if found is None and config.run.init_from:
-        say(f"starting from the weights in {config.run.init_from}, classifier: {config.run.init_head}")
+    if found is None and config.run.has_start:
+        source = config.run.init_from or "torchvision's file"
+        say(f"starting from the weights in {source}, classifier: {config.run.init_head}")
     if found is None:
         return
     for reason in found.passed_over:

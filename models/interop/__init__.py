@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.interop.families import Rows, dialect_of, rows_for
 from models.interop.files import load_file
 from models.interop.lambdanet import LAMBDA_TENSORS
+from models.outside import AUXILIARY, is_outside
 from utils.errors import CheckpointError
 
 CONTAINERS = ("state_dict", "model")  # the trainers of four ancestors; ModelZoo.pytorch (seeds.md 7)
@@ -21,9 +22,9 @@ AVERAGES = ("state_dict_ema", "model_ema")  # timm and this trainer; torchvision
 AVERAGE_COUNTER = "n_averaged"
 SHOWN = 8  # tensors of each kind named in an error
 
-# (pattern, replacement), applied one after the other to every name.
+WRAPPERS = ((r"(?<![^.])(module|_orig_mod)\.", ""),)  # DataParallel and DistributedDataParallel; torch.compile
+# (pattern, replacement), applied one after the other to every name in files of our networks.
 NAMES = (
-    (r"(?<![^.])(module|_orig_mod)\.", ""),  # DataParallel and DistributedDataParallel; torch.compile
     # PWSConv: three parts in one file; norms are called norm, and the one before the head is the neck's.
     (r"^backbone\.", ""),
     (r"^neck\.norm\.", "bn_last."),
@@ -91,12 +92,15 @@ def unwrap(checkpoint: Mapping[str, object], network: str = "") -> dict[str, Ten
     weights = {our_name(name, network, dialect): value for name, value in checkpoint.items()}
     if len(weights) != len(checkpoint):
         raise CheckpointError("two tensors of this file have the same name without their prefixes")
+    if is_outside(network):  # their tensors are as they are, but for classifiers that we build them without
+        return {name: _widened(value) for name, value in weights.items() if not AUXILIARY.match(name)}
     return {name: our_tensor(name, value) for name, value in weights.items()}
 
 
 def our_name(name: str, network: str = "", dialect: Rows = ()) -> str:
     """What we call the tensor that a file of `network` calls `name`; `dialect` is what its other names told."""
-    for pattern, replacement in (*NAMES, *dialect, *rows_for(network)):
+    ours = () if is_outside(network) else (*NAMES, *dialect)
+    for pattern, replacement in (*WRAPPERS, *ours, *rows_for(network)):
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -106,6 +110,10 @@ def our_tensor(name: str, value: Tensor) -> Tensor:
     for pattern, convert in TENSORS:
         if re.search(pattern, name):
             value = convert(value)
+    return _widened(value)
+
+
+def _widened(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 

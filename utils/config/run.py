@@ -21,8 +21,10 @@ class RunConfig:
     """settings that may differ from the checkpoint's although they change the result, such as epochs lr data"""
     init_from: str | None = None
     """start a fresh run from the weights in this file: of this trainer, torchvision, timm, an ancestor; safetensors"""
+    pretrained: bool = False
+    """start from torchvision's weights, out of torch.hub's cache or the network, in the place of --init-from"""
     init_head: Literal["file", "fresh"] = "file"
-    """--init-from: the classifier is the file's, or fresh, where the file has none or one of other classes"""
+    """--init-from, --pretrained: the classifier is the file's, or fresh, where it has none or one of other classes"""
     save_every: Annotated[int, Field(ge=0)] = 0
     """steps between checkpoints inside an epoch; 0 saves at the end of epochs only"""
     keep_epochs: Annotated[int, Field(ge=0)] = 0
@@ -43,3 +45,8 @@ class RunConfig:
     """only print the layers of the network with output shapes, parameters and multiply-adds for --img-size"""
     debug: bool = False
     """show tracebacks of errors that are otherwise told in one line"""
+
+    @property
+    def has_start(self) -> bool:
+        """Whether a fresh run, or an evaluation, starts from weights in a file."""
+        return self.init_from is not None or self.pretrained
