@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -57,12 +57,15 @@ def open_training(config: DataConfig, seed: int) -> Split:
     return _real(config, open_store(_folder(config), "train"), plan)
 
 
-def open_validation(config: DataConfig, seed: int) -> Split:
-    """The validation images; training images need not exist. Only synthetic images depend on `seed`."""
+def open_validation(config: DataConfig, seed: int, split: Literal["train", "val"] = "val") -> Split:
+    """The images of validation; those of training need not exist. Only synthetic images depend on `seed`.
+
+    With `split` "train" those of training, shown as in validation.
+    """
     plan = validation_plan(config)
     if config.loader == "synthetic":
         return _synthetic(config, seed + 1, -(-config.synthetic_images // VALIDATION_SHARE), plan.side)
-    return _real(config, open_store(_folder(config), "val"), plan)
+    return _real(config, open_store(_folder(config), split), plan)
 
 
 def refuse_device(config: DataConfig, device: torch.device) -> None:

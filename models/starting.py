@@ -11,9 +11,22 @@ from torch import Tensor, nn
 from models import build_model
 from models.interop import HEAD, load_weights, read
 from utils.config.model import ModelConfig
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, UsageError
 
 Dimensions = dict[str, int]  # name of a tensor -> the dimension that counts classes
+
+
+def settings_in(content: Mapping[str, object], named: ModelConfig, path: Path) -> ModelConfig:
+    """The network that a file's content says it is of, or else the one that was `named` by flags. UsageError if both
+    speak, or the file is a folded one."""
+    saved = content.get("config")
+    if not isinstance(saved, Mapping) or not isinstance(saved.get("model"), Mapping):
+        return named
+    if named != ModelConfig():
+        raise UsageError(f"{path} says itself that it is of {saved['model']['model']}; leave out --model and others")
+    if content.get("folded"):
+        raise UsageError(f"{path} is folded already; give the file that it was made from")
+    return ModelConfig(**saved["model"])
 
 
 def classifier_of(config: ModelConfig) -> Dimensions:

@@ -25,7 +25,7 @@ from models import build_model
 from models.folding import Fold, Recipe, fold
 from models.interop import AVERAGES, CONTAINERS, HEAD, load_weights, misfits, read
 from models.interop.files import load_file, save_file
-from models.starting import classifier_of, count_classes
+from models.starting import classifier_of, count_classes, settings_in
 from utils.config import ModelConfig
 from utils.errors import CheckpointError, EnvironmentFault, UsageError
 from utils.files import write_atomically
@@ -58,7 +58,7 @@ def convert(config: ConvertConfig) -> None:
     if config.output is None and config.onnx is None:
         raise UsageError("nothing to write; name a file with --output or --onnx")
     content = load_file(config.file)
-    settings = _settings(config, content)
+    settings = settings_in(content, config.model, config.file)
     weights = read(config.file, settings.model, average=config.ema)
     classes = count_classes(settings, weights)
     model = build_model(settings, classes or NO_CLASSES)
@@ -75,20 +75,6 @@ def convert(config: ConvertConfig) -> None:
         if classes is None:
             raise CheckpointError(f"{config.file} has no classifier; ONNX is written of whole networks")
         _export(network, config.img_size, config.onnx)
-
-
-def _settings(config: ConvertConfig, content: Mapping[str, object]) -> ModelConfig:
-    """The network that the file says it is of, or the one that the flags name."""
-    saved = content.get("config")
-    if not isinstance(saved, dict) or "model" not in saved:
-        return config.model
-    if config.model != ModelConfig():
-        raise UsageError(
-            f"{config.file} says itself that it is of {saved['model']['model']}; leave out --model and others"
-        )
-    if content.get("folded"):
-        raise UsageError(f"{config.file} is folded already; convert the file that it was made from")
-    return ModelConfig(**saved["model"])
 
 
 def _lacking(settings: ModelConfig, model: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:

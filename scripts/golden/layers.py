@@ -22,6 +22,7 @@ from scripts.golden.layers_attention_resnets import ATTENTION_RESNET_LAYERS
 from scripts.golden.layers_mobile import MOBILE_LAYERS
 from scripts.golden.layers_resnet import RESNET_LAYERS, activation_table
 from scripts.golden.layers_shufflenet import SHUFFLENET_LAYERS
+from scripts.golden.neighbours import neighbour_table
 from utils.config.model import ModelConfig
 
 
@@ -132,7 +133,10 @@ LAYERS: dict[str, Callable[[Meta], Layer]] = {
 }
 
 # Files that hold one function after the other instead of a layer.
-TABLES: dict[str, Callable[[Mapping[str, np.ndarray]], Outputs]] = {"torchtoolbox.nn.Activation": activation_table}
+TABLES: dict[str, Callable[[Meta, Mapping[str, np.ndarray]], Outputs]] = {
+    "torchtoolbox.nn.Activation": lambda meta, arrays: activation_table(arrays),
+    "modules.utils.knn.KNN": lambda meta, arrays: neighbour_table(meta["topk"], arrays),
+}
 
 # torch's own hard sigmoid, which ours is, multiplies gradients by 1/6 in float32; this ancestor wrote it out.
 ROUNDED_BY_TORCH = {"models.mobilenet.HardSigmoid": "grad.x"}
@@ -152,7 +156,7 @@ def check_layer(path: Path) -> list[Check]:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files if name != "meta"}
         meta = json.loads(str(file["meta"]))
-    found = TABLES[meta["cls"]](arrays) if meta["cls"] in TABLES else _answers(meta, arrays)
+    found = TABLES[meta["cls"]](meta, arrays) if meta["cls"] in TABLES else _answers(meta, arrays)
     unknown = sorted(name for name in arrays if name not in found and name.split(".")[0] in ("out", "grad", "after"))
     if unknown:
         raise NotOursYet(f"nothing of ours computes {', '.join(unknown)}")
