@@ -83,7 +83,7 @@ class GhostNetShape:
             features.add(ghost_bottleneck(shape, layers), c_out, stride)
         features.finish(make_divisible(self.last * width, self.divisor), self.act)
         model = MobileNetwork(features, self.classifier, num_classes)
-        initialize(model)
+        initialize(model, "ghostnet")
         return model
 
 

@@ -36,6 +36,7 @@ class ResNetShape:
     last_norm: bool = True  # after blocks that begin with their norm
     attention: str = "auto"  # the network's own
     avg_down: bool = False  # without being asked for
+    start: str = "resnet"  # of its weights
 
     @property
     def image_size(self) -> int:
@@ -53,7 +54,7 @@ class ResNetShape:
         )
         layers.take_own(self.attention, self.avg_down)
         model = ResNet(chosen, layers, num_classes)
-        initialize(model)
+        initialize(model, self.start)
         return model
 
 
@@ -165,12 +166,13 @@ def preresnet(block: Blocks, depth: int) -> ResNetShape:
 
 def wide(depth: int, factor: int) -> ResNetShape:
     """The wide ResNet of arXiv 1605.07146, of 6n + 4 layers: it counts the projections of its three stages in."""
-    return cifar(basic, depth - 2, order="pre", stem_norm=False, stem_channels=16, channels=16 * factor)
+    widths = {"stem_channels": 16, "channels": 16 * factor}
+    return cifar(basic, depth - 2, order="pre", stem_norm=False, start="wide", **widths)
 
 
 def resnext29(groups: int) -> ResNetShape:
     """The ResNeXt for 32 px images of arXiv 1611.05431, of 64 channels a group."""
-    return cifar(bottleneck, 29, channels=64, groups=groups)
+    return cifar(bottleneck, 29, channels=64, groups=groups, start="cardinal")
 
 
 RESNETS = {

@@ -1,10 +1,12 @@
 """How weights start: a row for each way that a paper or an ancestor has, and what weight norms change in it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.layers.attention import ContextMask, PooledLinear
 from models.layers.convolution import PWSConv2d, WNConv2d, ZeroConv2d
@@ -17,18 +19,30 @@ class Start:
     """How the weights of a family start.
 
     `fan` of Kaiming-normal filters (He et al., arXiv 1502.01852), with zero biases; `linear` is the standard deviation
-    of linear weights, or "fan_out": uniform in +-1 / sqrt(fan out); with zero biases. None leaves torch's own start,
-    uniform in +-1 / sqrt(fan in). `pooled`: the layers of pooled channels inside attentions start as filters do; else
+    of linear weights or a name in `LINEAR`, with zero biases. None leaves torch's own start, uniform in
+    +-1 / sqrt(fan in), biases too. `pooled`: the layers of pooled channels inside attentions start as filters do; else
     as torch's linear layers, which they are in PytorchInsight's ResNets.
     """
 
     fan: Literal["fan_in", "fan_out"] | None = "fan_out"
     pooled: bool = True
-    linear: float | Literal["fan_out"] | None = None
+    linear: float | Literal["torch", "fan_in", "fan_out"] | None = None
+
+
+LINEAR: dict[str, Callable[[Tensor], object]] = {
+    "torch": lambda weight: None,
+    "fan_in": partial(nn.init.kaiming_normal_, mode="fan_in", nonlinearity="relu"),
+    "fan_out": lambda weight: nn.init.uniform_(weight, -(len(weight) ** -0.5), len(weight) ** -0.5),
+}
 
 
 STARTS = {
-    "resnet": Start(pooled=False),  # torchvision's; the WS and PytorchInsight ancestors' too
+    # torchvision's; the WS and PytorchInsight ancestors' too, but for the classifier of PytorchInsight's BAM and CBAM
+    # networks, which starts by its fan in, and ModelZoo.pytorch's, whose logits start large (seeds.md 4.4, 5.1)
+    "resnet": Start(pooled=False),
+    "wide": Start(pooled=False, linear="torch"),  # the WS ancestor's WRN
+    "cardinal": Start(pooled=False, linear="fan_in"),  # its ResNeXt-29
+    "ghostnet": Start(),  # its authors' and ModelZoo.pytorch's
     "torch": Start(fan=None),  # ShuffleNet V1 and V2, in torchvision and PytorchInsight; AlexNet
     "densenet": Start(fan="fan_in"),  # torchvision's; the WS ancestor's CIFAR DenseNets start as ResNets
     # RegNet (pycls and torchvision), VGG (torchvision and the WS ancestor), MobileNet (torchvision)
@@ -59,9 +73,9 @@ def initialize(model: nn.Module, start: str = "resnet") -> None:
             _fill_linear(module, linear)
 
 
-def _fill_linear(layer: nn.Linear, start: float | Literal["fan_out"]) -> None:
-    if start == "fan_out":
-        nn.init.uniform_(layer.weight, -(layer.out_features**-0.5), layer.out_features**-0.5)
+def _fill_linear(layer: nn.Linear, start: float | str) -> None:
+    if isinstance(start, str):
+        LINEAR[start](layer.weight)
     else:
         nn.init.normal_(layer.weight, std=start)
     if layer.bias is not None:

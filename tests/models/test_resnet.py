@@ -1,4 +1,4 @@
-"""ResNets: torchvision's weights and logits, parameter counts, the three block orders, every norm."""
+"""ResNets: torchvision's weights and logits, parameter counts, the block orders, every norm."""
 
 import pytest
 import torch
@@ -40,6 +40,21 @@ COUNTS = [
     (ModelConfig(model="resnet20"), 10, 272_474),
     (ModelConfig(model="resnet110"), 10, 1_730_714),
     (ModelConfig(model="resnet1202"), 10, 19_424_026),
+    (ModelConfig(model="resnet32"), 10, 466_906),
+    (ModelConfig(model="resnet44"), 10, 661_338),
+    (ModelConfig(model="resnet56"), 10, 855_770),
+    (ModelConfig(model="resnet164_bottleneck"), 10, 1_704_154),
+    (ModelConfig(model="preresnet20"), 10, 272_282),
+    (ModelConfig(model="preresnet110"), 10, 1_730_522),
+    (ModelConfig(model="preresnet164_bottleneck"), 10, 1_703_258),
+    (ModelConfig(model="wrn16_2"), 10, 691_674),
+    (ModelConfig(model="wrn28_10"), 10, 36_479_194),
+    (ModelConfig(model="wrn40_4"), 10, 8_949_210),  # 8.9M in arXiv 1605.07146, as wrn16_8 11.0M and wrn22_8 17.2M
+    (ModelConfig(model="wrn16_8"), 10, 10_961_370),
+    (ModelConfig(model="wrn22_8"), 10, 17_158_106),
+    (ModelConfig(model="resnext29_8x64d"), 10, 34_426_698),
+    (ModelConfig(model="resnext29_16x64d"), 10, 68_155_210),
+    (ModelConfig(model="resnet50", norm="evonorm_b0"), 1000, 25_572_264),
 ]
 
 
@@ -149,13 +164,21 @@ def pre(x: Tensor, block: nn.Module) -> Tensor:
     return conv(branch, block, "conv2") + conv(activated, block, "downsample.0", 2)
 
 
+def pre_raw(x: Tensor, block: nn.Module) -> Tensor:
+    activated = norm(x, block, "bn1").relu()
+    branch = norm(conv(activated, block, "conv1", 2), block, "bn2").relu()
+    return conv(branch, block, "conv2") + conv(x, block, "downsample.0", 2)
+
+
 def relu_first(x: Tensor, block: nn.Module) -> Tensor:
     branch = norm(conv(x.relu(), block, "conv1", 2), block, "bn1").relu()
     branch = norm(conv(branch, block, "conv2"), block, "bn2")
     return branch + norm(conv(x.relu(), block, "downsample.0", 2), block, "downsample.1")
 
 
-@pytest.mark.parametrize(("order", "formula"), [("post", post), ("pre", pre), ("relu-first", relu_first)])
+@pytest.mark.parametrize(
+    ("order", "formula"), [("post", post), ("pre", pre), ("pre-raw", pre_raw), ("relu-first", relu_first)]
+)
 def test_block_follows_its_order(order: str, formula) -> None:
     torch.manual_seed(0)
     layers = Layers(ModelConfig())
@@ -207,6 +230,15 @@ def test_pws_starts_with_kaiming_filters_and_a_small_head() -> None:
     assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.01)
     assert model.fc.bias.abs().max() == 0
     assert model.conv1.bias.abs().max() == 0
+
+
+def test_classifiers_for_small_images_start_as_their_ancestors() -> None:
+    torch.manual_seed(0)
+    wide, cardinal = (build_model(ModelConfig(model=name), 10).fc for name in ("wrn16_2", "resnext29_8x64d"))
+    assert wide.weight.abs().max() <= 128**-0.5  # torch's own
+    assert cardinal.weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
+    assert not wide.bias.any()
+    assert not cardinal.bias.any()
 
 
 def test_wn_starts_as_the_network_without_it() -> None:
