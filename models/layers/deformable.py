@@ -7,6 +7,7 @@ Zhu et al., arXiv 1811.11168. A convolution of its own gives for each tap an off
 from collections.abc import Callable
 from functools import cache, partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torchvision.ops import deform_conv2d
@@ -34,6 +35,8 @@ class DeformableConv2d(nn.Conv2d):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         window = (self.stride, self.padding, self.dilation)
         sampled = conv2d(x, _slowed(self.sampling.weight), _slowed(self.sampling.bias), *window)
+        # torchvision has no such kernel for bfloat16 on a CPU, and autocast leaves it alone there.
+        x, sampled = (tensor.to(torch.promote_types(weight.dtype, torch.float32)) for tensor in (x, sampled))
         taps = sampled.shape[1] // 3
         offsets, weights = sampled.split([2 * taps, taps], dim=1)
         return deform_conv2d(x, offsets, weight, bias, *window, mask=weights.sigmoid())

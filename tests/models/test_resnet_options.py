@@ -112,6 +112,14 @@ def test_offsets_learn_at_a_tenth_of_the_rate() -> None:
     torch.testing.assert_close(conv.sampling.bias.grad, RATE * where.grad.sum((0, 2, 3)))
 
 
+def test_deformable_convolutions_train_in_bfloat16() -> None:
+    model = build_model(small(deformable=True), 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.randn(2, 3, 16, 16))
+    logits.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_deformable_convolutions_stand_in_all_stages_but_the_first() -> None:
     with torch.device("meta"):
         model = build_model(ModelConfig(model="resnet50", deformable=True), 1000)
