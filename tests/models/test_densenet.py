@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from models import build_model, image_size
 from models.densenet import DENSENETS, cifar
@@ -58,6 +58,29 @@ def test_names_in_torchvisions_files_are_ours() -> None:
     assert older != names
     assert [our_name(name, "densenet121") for name in older] == names
     assert [our_name(name, "densenet121") for name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("conv1.weight", "features.conv0.weight"),
+        ("dense1.0.bn1.bias", "features.denseblock1.denselayer1.norm1.bias"),
+        ("dense3.15.conv2.weight", "features.denseblock3.denselayer16.conv2.weight"),
+        ("trans1.bn1.running_var", "features.transition1.norm.running_var"),
+        ("trans2.conv1.weight", "features.transition2.conv.weight"),
+        ("bn.weight", "features.norm5.weight"),
+        ("fc.bias", "classifier.bias"),
+    ],
+)
+def test_names_of_the_ancestor_become_ours(theirs: str, ours: str) -> None:
+    assert our_name(theirs, "cifar_densenet100_12") == ours
+    assert our_name(ours, "cifar_densenet100_12") == ours
+    assert ours in on_cifar()
+
+
+def on_cifar() -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return build_model(ModelConfig(model="cifar_densenet100_12"), 10).state_dict()
 
 
 @pytest.mark.parametrize("norm", ["bn", "in_affine", "ws_bn", "ln", "wn", "pws", "evonorm_b0"])

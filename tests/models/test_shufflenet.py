@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model
+from models.interop import our_name
 from models.layers.convolution import WSConv2d
 from models.layers.sharing import GlobalGate, PairedBatchNorm2d
 from models.shufflenet import SHUFFLENETS, shuffle
@@ -137,6 +138,23 @@ def test_gates_share_weights_of_channels_that_are_a_quarter_apart() -> None:
     gates = gate(torch.ones(1, 8, 1, 1).double()).flatten()
     assert torch.equal(gates[0::2], gates[0].expand(4)) and torch.equal(gates[1::2], gates[1].expand(4))
     assert gates[1] > 0.999 > gates[0]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("module.conv1.0.weight", "conv1.0.weight"),
+        ("module.features.0.banch1.2.weight", "stage2.0.branch1.2.weight"),
+        ("module.features.4.banch2.0.weight", "stage3.0.branch2.0.weight"),
+        ("module.features.15.se.fc.2.bias", "stage4.3.attention.fc2.bias"),
+        ("module.features.11.gl.bn.running_mean", "stage3.7.attention.bn.running_mean"),
+        ("module.conv_last.1.weight", "conv5.1.weight"),
+        ("module.classifier.0.weight", "fc.weight"),
+    ],
+)
+def test_names_of_the_ancestor_become_ours(theirs: str, ours: str) -> None:
+    assert our_name(theirs, "shufflenet_v2_x1_0") == ours
+    assert our_name(ours, "shufflenet_v2_x1_0") == ours
 
 
 def test_shuffle_deals_channels_out() -> None:
