@@ -48,8 +48,8 @@ MEMORY = {
 }
 
 # What DALI is fed of an image: bytes (length,), start x y and extent x y of the box, height and width after the resize,
-# left and top of the window, flip or not.
-DIMENSIONS = [1, 1, 1, 1, 1, 0]
+# flip or not, and, unless the plan's window is all of that, its left and top.
+DIMENSIONS = [1, 1, 1, 1, 0, 1]
 Columns = tuple[list[NDArray[np.uint8]], *tuple[NDArray[np.int32 | np.float32], ...]]
 
 
@@ -133,12 +133,13 @@ class DaliLoader:
         files, extents = making.plain_jpegs()
         rows = np.flatnonzero(extents.all(axis=1))
         views = self._source.plan.views(making.epoch, making.indices[rows], *extents[rows].T)
-        numbers = np.tile(np.array([0, 0, BLANK, BLANK, BLANK, BLANK, 0, 0, 0], dtype=np.int32), (len(files), 1))
+        blank = [0, 0, BLANK, BLANK, self._source.plan.side, self._source.plan.side, 0, 0, 0]
+        numbers = np.tile(np.array(blank, dtype=np.int32), (len(files), 1))
         numbers[rows] = np.column_stack([views.boxes, views.sizes[:, ::-1], views.corners, views.flips])
         encoded = [np.frombuffer(file or self._blank, dtype=np.uint8) for file in files]
         starts, extents, sizes, corners = (numbers[:, first : first + 2].copy() for first in (0, 2, 4, 6))
-        columns = encoded, starts, extents, sizes.astype(np.float32), corners, numbers[:, 8].copy()
-        return Feed(making, columns, [row for row, file in enumerate(files) if file is None])
+        columns = encoded, starts, extents, sizes.astype(np.float32), numbers[:, 8].copy(), corners
+        return Feed(making, columns[: _fed(self._source.plan)], [row for row, file in enumerate(files) if file is None])
 
 
 def graph(feed: "Callable[[BatchInfo], Columns]", plan: Plan, device: str) -> "DataNode":
@@ -149,8 +150,13 @@ def graph(feed: "Callable[[BatchInfo], Columns]", plan: Plan, device: str) -> "D
     """
     from nvidia.dali import fn, types
 
-    encoded, starts, extents, sizes, corners, flips = fn.external_source(
-        feed, num_outputs=len(DIMENSIONS), batch=True, batch_info=True, ndim=DIMENSIONS
+    encoded, starts, extents, sizes, flips, *corners = fn.external_source(
+        feed,
+        num_outputs=_fed(plan),
+        batch=True,
+        batch_info=True,
+        ndim=DIMENSIONS[: _fed(plan)],
+        no_copy=device == "cpu",  # the belt keeps what is inside
     )
     images = fn.decoders.image_slice(
         encoded,
@@ -165,9 +171,15 @@ def graph(feed: "Callable[[BatchInfo], Columns]", plan: Plan, device: str) -> "D
     cubic = plan.interpolation == "bicubic"
     kind = types.INTERP_CUBIC if cubic else types.INTERP_TRIANGULAR
     images = fn.resize(images, size=sizes, interp_type=kind, antialias=True)
-    window = {"start": corners, "shape": [plan.side, plan.side], "axis_names": "WH"}
-    images = fn.slice(images, **window, out_of_bounds_policy="pad", fill_values=0)
+    if corners:
+        window = {"start": corners[0], "shape": [plan.side, plan.side], "axis_names": "WH"}
+        images = fn.slice(images, **window, out_of_bounds_policy="pad", fill_values=0)
     return fn.flip(images, horizontal=flips)
+
+
+def _fed(plan: Plan) -> int:
+    """How many of DIMENSIONS DALI needs for this plan."""
+    return len(DIMENSIONS) - plan.shows_all
 
 
 class _Belt:

@@ -50,6 +50,7 @@ class RandomResizedCrop:
     scale: tuple[float, float]
     ratio: tuple[float, float]
 
+    shows_all = True
     draws = 2 * ATTEMPTS + 2  # area and ratio of each attempt, place across and down
 
     def place(self, numbers: Floats, widths: Integers, heights: Integers) -> tuple[Integers, Integers]:
@@ -86,6 +87,7 @@ class PadCrop:
     side: int
     pad: int
 
+    shows_all = False
     draws = 2  # shift across and down
 
     def place(self, numbers: Floats, widths: Integers, heights: Integers) -> tuple[Integers, Integers]:
@@ -109,6 +111,11 @@ class TrainPlan:
         """Side of every image that comes out, in pixels."""
         return self.crop.side
 
+    @property
+    def shows_all(self) -> bool:
+        """Whether the window is always the whole of the resized box."""
+        return self.crop.shows_all
+
     def views(self, epoch: int, indices: Integers, widths: Integers, heights: Integers) -> Views:
         """The views of the images `indices` (n,) in one epoch, each a function of (seed, epoch, index, size)."""
         numbers = uniforms(self.seed, CROP, epoch, indices, self.crop.draws)
@@ -124,6 +131,8 @@ class ValPlan:
     resize: int
     side: int
     interpolation: str
+
+    shows_all = False
 
     def views(self, epoch: int, indices: Integers, widths: Integers, heights: Integers) -> Views:
         """The views of n images; the same in every epoch."""

@@ -4,8 +4,8 @@
  * Where the box is much larger than what it becomes, the inverse DCT itself shrinks it by 2, 4 or 8.
  *
  * Resizing is Pillow's separable filter, across first and then down, rounded to 8 bits in between, each weight a 16-bit
- * integer with as many binary places as fit. Pixels have four bytes (RGBX) until the last, which suits vector registers.
- * The two loops that take the time have an AVX2 form and a plain one; both compute the same integers.
+ * integer with as many binary places as fit. libjpeg gives pixels of four bytes (RGBX), which suits vector registers; the
+ * way across makes them three, and mirrors them. Both ways have an AVX2 form and a plain one, which compute the same integers.
  */
 #include "region.h"
 
@@ -40,7 +40,7 @@ typedef struct {
     int count, taps, places;
     int64_t first, last; /* inputs that are needed at all: first to last - 1 */
     int64_t *starts;     /* (count) relative to `first` */
-    int16_t *weights;    /* (count, taps), taps a multiple of 4, zero where there are fewer */
+    int16_t *weights;    /* (count, taps), taps a multiple of what vectors take at once, zero where there are fewer */
     Buffer starts_room, weights_room, exact_room;
 } Filter;
 
@@ -49,7 +49,7 @@ typedef struct {
 typedef struct {
     double begin, scale, reach, narrowing; /* narrowing: 1 / how much the filter is stretched */
     int64_t low, high, from;
-    bool bicubic;
+    bool bicubic, flip; /* flip: the last output comes first */
 } Direction;
 
 struct Scratch {
@@ -57,7 +57,7 @@ struct Scratch {
     jmp_buf escape;
     struct jpeg_decompress_struct jpeg;
     Filter across, down;
-    Buffer file, lines, rows, wide, shown;
+    Buffer file, lines, rows, wide;
 };
 
 static void *room(Buffer *buffer, size_t bytes)
@@ -110,7 +110,7 @@ Scratch *scratch_new(void)
 void scratch_free(Scratch *scratch)
 {
     jpeg_destroy_decompress(&scratch->jpeg);
-    Buffer *buffers[] = {&scratch->file, &scratch->lines, &scratch->rows, &scratch->wide, &scratch->shown,
+    Buffer *buffers[] = {&scratch->file, &scratch->lines, &scratch->rows, &scratch->wide,
                          &scratch->across.starts_room, &scratch->across.weights_room, &scratch->across.exact_room,
                          &scratch->down.starts_room,   &scratch->down.weights_room,   &scratch->down.exact_room};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
@@ -158,14 +158,14 @@ static int weigh(const Direction *along, int i, double *exact, int64_t *first)
     return count;
 }
 
-/* Round the weights of every output to as many binary places as 16 bits hold. What rounding takes or gives goes to the
- * largest weight of an output, so that a plain area stays as it is. */
-static void round_weights(Filter *filter, const double *exact, double largest)
+/* Round the weights of every output, of which there is room for `most`, to as many binary places as 16 bits hold. What
+ * rounding takes or gives goes to the largest weight of an output, so that a plain area stays as it is. */
+static void round_weights(Filter *filter, const double *exact, int most, double largest)
 {
     filter->places = MOST_PLACES;
-    while (filter->places > 1 && largest * (1 << filter->places) > INT16_MAX - filter->taps)
+    while (filter->places > 1 && largest * (1 << filter->places) > INT16_MAX - most)
         filter->places--;
-    for (int i = 0; i < filter->count; i++, exact += filter->taps) {
+    for (int i = 0; i < filter->count; i++, exact += most) {
         int16_t *weights = filter->weights + (size_t)i * filter->taps;
         int heaviest = 0, left = 1 << filter->places;
         for (int t = 0; t < filter->taps; t++) {
@@ -181,15 +181,15 @@ static Direction direction(double begin, double length, int64_t size, int64_t fr
 {
     double scale = length / (double)size, stretch = scale > 1 ? scale : 1;
     return (Direction){begin, scale, (bicubic ? 2 : 1) * stretch, 1 / stretch, (int64_t)floor(begin),
-                       (int64_t)ceil(begin + length), from, bicubic};
+                       (int64_t)ceil(begin + length), from, bicubic, false};
 }
 
-/* The filter of `count` outputs along one direction. False if there is no memory. */
-static bool prepare(Filter *filter, const Direction *along, int count)
+/* The filter of `count` outputs along one direction, its taps a multiple of `step`. False if there is no memory. */
+static bool prepare(Filter *filter, const Direction *along, int count, int step)
 {
+    int most = ((int)ceil(along->reach) * 2 + 1 + 3) & ~3, taps = 1;
+    size_t weights = (size_t)count * most;
     filter->count = count;
-    filter->taps = ((int)ceil(along->reach) * 2 + 1 + 3) & ~3;
-    size_t weights = (size_t)count * filter->taps;
     filter->starts = room(&filter->starts_room, count * sizeof *filter->starts);
     filter->weights = room(&filter->weights_room, weights * sizeof *filter->weights);
     double *exact = room(&filter->exact_room, weights * sizeof *exact), largest = 0;
@@ -199,16 +199,19 @@ static bool prepare(Filter *filter, const Direction *along, int count)
     filter->first = INT64_MAX;
     filter->last = 0;
     for (int i = 0; i < count; i++) {
-        double *own = exact + (size_t)i * filter->taps;
-        int64_t last = weigh(along, i, own, &filter->starts[i]) + filter->starts[i];
-        filter->first = filter->starts[i] < filter->first ? filter->starts[i] : filter->first;
+        double *own = exact + (size_t)i * most;
+        int have = weigh(along, along->flip ? count - 1 - i : i, own, &filter->starts[i]);
+        int64_t first = filter->starts[i], last = first + have;
+        filter->first = first < filter->first ? first : filter->first;
         filter->last = last > filter->last ? last : filter->last;
-        for (int t = 0; t < filter->taps; t++)
+        taps = have > taps ? have : taps;
+        for (int t = 0; t < have; t++)
             largest = own[t] > largest ? own[t] : largest;
     }
     for (int i = 0; i < count; i++)
         filter->starts[i] -= filter->first;
-    round_weights(filter, exact, largest);
+    filter->taps = (taps + step - 1) / step * step;
+    round_weights(filter, exact, most, largest);
     return true;
 }
 
@@ -218,7 +221,7 @@ static inline uint8_t rounded(int32_t sum, int places)
     return value < 0 ? 0 : value > 255 ? 255 : (uint8_t)value;
 }
 
-/* ---- across: one row of RGBX pixels becomes filter->count pixels ---- */
+/* ---- across: one row of RGBX pixels becomes filter->count RGB pixels ---- */
 
 static void across_plain(const Filter *filter, const int16_t *wide, const uint8_t *line, uint8_t *row)
 {
@@ -226,38 +229,25 @@ static void across_plain(const Filter *filter, const int16_t *wide, const uint8_
     for (int i = 0; i < filter->count; i++) {
         const uint8_t *pixels = line + 4 * filter->starts[i];
         const int16_t *weights = filter->weights + (size_t)i * filter->taps;
-        int32_t sums[4] = {0};
+        int32_t sums[3] = {0};
         for (int t = 0; t < filter->taps; t++)
             for (int c = 0; c < 3; c++)
                 sums[c] += weights[t] * pixels[4 * t + c];
         for (int c = 0; c < 3; c++)
-            row[4 * i + c] = rounded(sums[c], filter->places);
-        row[4 * i + 3] = 0;
+            row[3 * i + c] = rounded(sums[c], filter->places);
     }
 }
 
 /* ---- down: `taps` rows become one, `bytes` wide ---- */
 
 static void down_plain(const int16_t *weights, int taps, int places, const uint8_t *rows, size_t stride, size_t bytes,
-                       uint8_t *shown)
+                       uint8_t *out)
 {
     for (size_t x = 0; x < bytes; x++) {
         int32_t sum = 0;
         for (int t = 0; t < taps; t++)
             sum += weights[t] * rows[t * stride + x];
-        shown[x] = rounded(sum, places);
-    }
-}
-
-/* ---- the last step: RGBX to RGB, perhaps from right to left ---- */
-
-static void pack_plain(const uint8_t *shown, int count, bool flip, uint8_t *out)
-{
-    for (int i = 0; i < count; i++) {
-        const uint8_t *pixel = shown + 4 * (flip ? count - 1 - i : i);
-        out[3 * i] = pixel[0];
-        out[3 * i + 1] = pixel[1];
-        out[3 * i + 2] = pixel[2];
+        out[x] = rounded(sum, places);
     }
 }
 
@@ -274,64 +264,82 @@ static void widen(const Filter *filter, int16_t *wide)
         }
 }
 
-AVX2 static void across_avx2(const Filter *filter, const int16_t *wide, const uint8_t *line, uint8_t *row)
+/* Four pixels of a row: from `starts`, by `wide` weights of `taps` a pixel. Writes 16 bytes, of which 12 are meant. */
+AVX2 static inline void four_avx2(const int64_t *starts, const int16_t *wide, int taps, int places_count,
+                                  const uint8_t *line, uint8_t *row)
 {
     /* Channels of neighbouring pixels side by side: r0 r1 g0 g1 b0 b1 x0 x1, r2 r3 ... */
     const __m128i pairs = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    const __m128i half = _mm_set1_epi32(1 << (filter->places - 1)), places = _mm_cvtsi32_si128(filter->places);
-    for (int i = 0; i < filter->count; i++) {
-        const uint8_t *pixels = line + 4 * filter->starts[i];
-        __m256i sums = _mm256_setzero_si256();
-        for (int t = 0; t < filter->taps; t += 4, wide += 16) {
+    const __m128i rgb = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+    const __m256i half = _mm256_set1_epi32(1 << (places_count - 1));
+    const __m128i places = _mm_cvtsi32_si128(places_count);
+    __m256i sums[4];
+    for (int k = 0; k < 4; k++) {
+        const uint8_t *pixels = line + 4 * starts[k];
+        sums[k] = _mm256_setzero_si256();
+        for (int t = 0; t < taps; t += 4, wide += 16) {
             __m128i four = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(pixels + 4 * t)), pairs);
             __m256i weights = _mm256_loadu_si256((const __m256i *)wide);
-            sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepu8_epi16(four), weights));
+            sums[k] = _mm256_add_epi32(sums[k], _mm256_madd_epi16(_mm256_cvtepu8_epi16(four), weights));
         }
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        sum = _mm_sra_epi32(_mm_add_epi32(sum, half), places);
-        sum = _mm_packs_epi32(sum, sum);
-        int32_t pixel = _mm_cvtsi128_si32(_mm_packus_epi16(sum, sum)) & 0xFFFFFF;
-        memcpy(row + 4 * i, &pixel, 4);
+    }
+    __m256i ab = _mm256_add_epi32(_mm256_permute2x128_si256(sums[0], sums[1], 0x20),
+                                  _mm256_permute2x128_si256(sums[0], sums[1], 0x31));
+    __m256i cd = _mm256_add_epi32(_mm256_permute2x128_si256(sums[2], sums[3], 0x20),
+                                  _mm256_permute2x128_si256(sums[2], sums[3], 0x31));
+    ab = _mm256_sra_epi32(_mm256_add_epi32(ab, half), places);
+    cd = _mm256_sra_epi32(_mm256_add_epi32(cd, half), places);
+    __m256i words = _mm256_packs_epi32(ab, cd), bytes = _mm256_packus_epi16(words, words); /* a c a c, b d b d */
+    __m128i abcd = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    _mm_storeu_si128((__m128i *)row, _mm_shuffle_epi8(abcd, rgb));
+}
+
+AVX2 static void across_avx2(const Filter *filter, const int16_t *wide, const uint8_t *line, uint8_t *row)
+{
+    int count = filter->count, taps = filter->taps, places = filter->places;
+    if (count < 4) {
+        across_plain(filter, wide, line, row);
+        return;
+    }
+    for (int i = 0; i < count; i += 4) {
+        int at = i + 4 <= count ? i : count - 4; /* the last four may have been made in part: they are made again */
+        const int16_t *own = wide + 4 * (size_t)at * taps;
+        if (taps == 4) /* written out by the compiler: most crops are shrunk by less than 2 */
+            four_avx2(filter->starts + at, own, 4, places, line, row + 3 * at);
+        else
+            four_avx2(filter->starts + at, own, taps, places, line, row + 3 * at);
     }
 }
 
 AVX2 static void down_avx2(const int16_t *weights, int taps, int places_count, const uint8_t *rows, size_t stride,
-                           size_t bytes, uint8_t *shown)
+                           size_t bytes, uint8_t *out)
 {
-    const __m256i half = _mm256_set1_epi32(1 << (places_count - 1));
+    const __m256i half = _mm256_set1_epi32(1 << (places_count - 1)), zero = _mm256_setzero_si256();
     const __m128i places = _mm_cvtsi32_si128(places_count);
-    for (size_t x = 0; x < bytes; x += 16) {
-        __m256i low = half, high = half;
+    if (bytes < 32) {
+        down_plain(weights, taps, places_count, rows, stride, bytes, out);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i += 32) {
+        size_t x = i + 32 <= bytes ? i : bytes - 32; /* as above */
+        __m256i sums[4] = {half, half, half, half};
         for (int t = 0; t < taps; t += 2) {
-            __m128i upper = _mm_loadu_si128((const __m128i *)(rows + t * stride + x));
-            __m128i lower = _mm_loadu_si128((const __m128i *)(rows + (t + 1) * stride + x));
+            __m256i upper = _mm256_loadu_si256((const __m256i *)(rows + t * stride + x));
+            __m256i lower = _mm256_loadu_si256((const __m256i *)(rows + (t + 1) * stride + x));
+            __m256i low = _mm256_unpacklo_epi8(upper, lower), high = _mm256_unpackhi_epi8(upper, lower);
             int32_t both;
             memcpy(&both, weights + t, 4);
             __m256i pair = _mm256_set1_epi32(both);
-            __m256i first = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(upper, lower));
-            __m256i second = _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(upper, lower));
-            low = _mm256_add_epi32(low, _mm256_madd_epi16(first, pair));
-            high = _mm256_add_epi32(high, _mm256_madd_epi16(second, pair));
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(_mm256_unpacklo_epi8(low, zero), pair));
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(_mm256_unpackhi_epi8(low, zero), pair));
+            sums[2] = _mm256_add_epi32(sums[2], _mm256_madd_epi16(_mm256_unpacklo_epi8(high, zero), pair));
+            sums[3] = _mm256_add_epi32(sums[3], _mm256_madd_epi16(_mm256_unpackhi_epi8(high, zero), pair));
         }
-        low = _mm256_sra_epi32(low, places);
-        high = _mm256_sra_epi32(high, places);
-        __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xD8);
-        __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi16(words, words), 0xD8);
-        _mm_storeu_si128((__m128i *)(shown + x), _mm256_castsi256_si128(packed));
+        for (int k = 0; k < 4; k++)
+            sums[k] = _mm256_sra_epi32(sums[k], places);
+        __m256i low = _mm256_packs_epi32(sums[0], sums[1]), high = _mm256_packs_epi32(sums[2], sums[3]);
+        _mm256_storeu_si256((__m256i *)(out + x), _mm256_packus_epi16(low, high));
     }
-}
-
-AVX2 static void pack_avx2(const uint8_t *shown, int count, bool flip, uint8_t *out)
-{
-    const __m128i forward = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
-    const __m128i backward = _mm_setr_epi8(12, 13, 14, 8, 9, 10, 4, 5, 6, 0, 1, 2, -1, -1, -1, -1);
-    int i = 0;
-    for (; i + 6 <= count; i += 4) { /* 16 bytes are stored, 12 are meant: the next pixels write over the rest */
-        const uint8_t *four = shown + 4 * (flip ? count - 4 - i : i);
-        __m128i pixels = _mm_loadu_si128((const __m128i *)four);
-        _mm_storeu_si128((__m128i *)(out + 3 * i), _mm_shuffle_epi8(pixels, flip ? backward : forward));
-    }
-    pack_plain(flip ? shown : shown + 4 * i, count - i, flip, out + 3 * i);
 }
 
 static bool has_avx2(void)
@@ -346,7 +354,6 @@ static void widen(const Filter *filter, int16_t *wide)
 }
 #define across_avx2 across_plain
 #define down_avx2 down_plain
-#define pack_avx2 pack_plain
 
 static bool has_avx2(void)
 {
@@ -356,13 +363,9 @@ static bool has_avx2(void)
 
 /* ---- one image ---- */
 
-/* Whether a marker stands inside of the only scan, which begins where libjpeg is: a decoder of the whole image stumbles
- * there, one that stops below the box may not. Of several scans libjpeg reads all before it gives a pixel. */
-static bool is_interrupted(const struct jpeg_decompress_struct *jpeg)
+bool region_interrupted(const uint8_t *next, size_t bytes)
 {
-    const uint8_t *next = jpeg->src->next_input_byte, *end = next + jpeg->src->bytes_in_buffer;
-    if (jpeg->progressive_mode)
-        return false;
+    const uint8_t *end = next + bytes;
     while ((next = memchr(next, 0xFF, (size_t)(end - next))) != NULL && ++next < end)
         if (*next != 0 && *next != 0xFF && (*next < 0xD0 || *next > 0xD7))
             return *next != JPEG_EOI;
@@ -420,7 +423,8 @@ static int begin(Scratch *scratch, const uint8_t *file, size_t bytes, const View
     J_COLOR_SPACE space = jpeg->jpeg_color_space;
     if (space != JCS_GRAYSCALE && space != JCS_YCbCr && space != JCS_RGB)
         return ODD;
-    if (is_interrupted(jpeg))
+    /* Of several scans libjpeg reads all before it gives a pixel. */
+    if (!jpeg->progressive_mode && region_interrupted(jpeg->src->next_input_byte, jpeg->src->bytes_in_buffer))
         return DAMAGED;
     if (view->left < 0 || view->top < 0 || view->width < 1 || view->height < 1 || view->size_w < 1 || view->size_h < 1)
         return ODD;
@@ -480,7 +484,7 @@ static int read_rows(Scratch *scratch, int64_t from, int64_t to, Take take)
 
 static size_t row_stride(const Filter *across)
 {
-    return ((size_t)across->count * 4 + 31) & ~(size_t)31;
+    return ((size_t)across->count * 3 + 31) & ~(size_t)31;
 }
 
 static void take_across(Scratch *scratch, const uint8_t *line, int64_t row)
@@ -498,18 +502,16 @@ static void visible(int64_t corner, int64_t size, int side, int64_t *from, int64
     *count = to > *from ? to - *from : 0;
 }
 
-static void write_rows(Scratch *scratch, bool flip, int side, int64_t column, int64_t row, uint8_t *out)
+static void write_rows(Scratch *scratch, int side, int64_t column, int64_t row, uint8_t *out)
 {
     const Filter *across = &scratch->across, *down = &scratch->down;
-    size_t stride = row_stride(across), bytes = (size_t)across->count * 4;
+    size_t stride = row_stride(across), bytes = (size_t)across->count * 3;
     bool fast = has_avx2();
-    uint8_t *shown = scratch->shown.memory;
-    int64_t left = flip ? side - column - across->count : column;
     for (int i = 0; i < down->count; i++) {
         const uint8_t *rows = (const uint8_t *)scratch->rows.memory + down->starts[i] * stride;
         const int16_t *weights = down->weights + (size_t)i * down->taps;
-        (fast ? down_avx2 : down_plain)(weights, down->taps, down->places, rows, stride, bytes, shown);
-        (fast ? pack_avx2 : pack_plain)(shown, across->count, flip, out + ((row + i) * side + left) * 3);
+        uint8_t *line = out + ((row + i) * side + column) * 3;
+        (fast ? down_avx2 : down_plain)(weights, down->taps, down->places, rows, stride, bytes, line);
     }
 }
 
@@ -531,13 +533,13 @@ static int show(Scratch *scratch, const uint8_t *file, size_t bytes, const View 
     double shrink = jpeg->scale_denom;
     Direction x = direction(view->left / shrink, view->width / shrink, view->size_w, view->corner_x + column, bicubic);
     Direction y = direction(view->top / shrink, view->height / shrink, view->size_h, view->corner_y + row, bicubic);
-    if (!prepare(across, &x, (int)columns) || !prepare(down, &y, (int)rows))
+    x.flip = view->flip != 0;
+    if (!prepare(across, &x, (int)columns, 4) || !prepare(down, &y, (int)rows, 2))
         return NO_MEMORY;
     size_t weights = (size_t)across->count * across->taps, stride = row_stride(across);
     int16_t *wide = room(&scratch->wide, 4 * weights * sizeof(int16_t));
     /* Rows of weight zero behind the last are multiplied too. */
-    if (wide == NULL || room(&scratch->rows, (size_t)(down->last - down->first + down->taps) * stride) == NULL ||
-        room(&scratch->shown, stride) == NULL)
+    if (wide == NULL || room(&scratch->rows, (size_t)(down->last - down->first + down->taps) * stride) == NULL)
         return NO_MEMORY;
     widen(across, wide);
     jpeg_start_decompress(jpeg);
@@ -550,7 +552,7 @@ static int show(Scratch *scratch, const uint8_t *file, size_t bytes, const View 
         return NO_MEMORY;
     status = read_rows(scratch, down->first, down->last, take_across);
     if (status == FILLED)
-        write_rows(scratch, view->flip != 0, side, column, row, out);
+        write_rows(scratch, side, view->flip ? side - column - columns : column, row, out);
     return status;
 }
 

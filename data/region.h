@@ -31,6 +31,10 @@ int region_show(Scratch *scratch, const uint8_t *jpeg, size_t bytes, const View 
 /* Decode the rows and columns of the view's box, or the whole image, and throw them away: the limits of a benchmark. */
 int region_decode(Scratch *scratch, const uint8_t *jpeg, size_t bytes, const View *view, bool whole);
 
+/* Whether in the last scan of a JPEG, given from there on, a marker stands that is not its end: a decoder of the whole image
+ * stumbles there, one that stops below a box may not. */
+bool region_interrupted(const uint8_t *scan, size_t bytes);
+
 /* zlib's crc32. Call crc32_prepare once before. */
 void crc32_prepare(void);
 uint32_t crc32_of(const uint8_t *data, size_t bytes);

@@ -328,6 +328,27 @@ static PyType_Slot Decoder_slots[] = {
 
 static PyType_Spec Decoder_spec = {"data.region_decoder.Decoder", sizeof(Decoder), 0, Py_TPFLAGS_DEFAULT, Decoder_slots};
 
+PyDoc_STRVAR(interrupted_doc,
+             "scan_is_interrupted(encoded, scan)\n--\n\n"
+             "Whether a marker other than the end stands in the bytes of a JPEG from `scan` on, as in data.header.");
+
+static PyObject *scan_is_interrupted(PyObject *module, PyObject *args)
+{
+    const char *encoded;
+    Py_ssize_t bytes, scan;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y#n", &encoded, &bytes, &scan))
+        return NULL;
+    if (scan < 0 || scan > bytes)
+        return PyErr_Format(PyExc_ValueError, "scan: %zd, expected 0 to %zd", scan, bytes);
+    return PyBool_FromLong(region_interrupted((const uint8_t *)encoded + scan, (size_t)(bytes - scan)));
+}
+
+static PyMethodDef functions[] = {
+    {"scan_is_interrupted", scan_is_interrupted, METH_VARARGS, interrupted_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static int execute(PyObject *module)
 {
     crc32_prepare();
@@ -340,7 +361,7 @@ static int execute(PyObject *module)
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, execute}, {0, NULL}};
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "region_decoder", "Crops of JPEGs, decoded and resized in threads (libjpeg-turbo).", 0, NULL,
+    PyModuleDef_HEAD_INIT, "region_decoder", "Crops of JPEGs, decoded and resized in threads (libjpeg-turbo).", 0, functions,
     module_slots,          NULL,             NULL,                                                             NULL,
 };
 
