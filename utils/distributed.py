@@ -24,9 +24,11 @@ from utils.config import TrainingConfig
 from utils.errors import DistributedError, EnvironmentFault, TrainingError, UsageError
 
 FAILED = "train_dist/failed"  # store key: "CODE" of the first rank that told its reason
+LEAVING = "train_dist/leaving"  # store keys, one a rank: it knows that the run has failed, and leaves
 Value = TypeVar("Value")
 WATCH_SECONDS = 0.5
 PEER_SECONDS = 5.0  # how long survivors look for each other, and for a reason, after a connection broke
+LEAVING_SECONDS = 3.0  # how long the first rank waits for the others to learn the reason; a dead one never does
 
 
 class Watch:
@@ -46,7 +48,7 @@ class Watch:
                     continue
             except RuntimeError:
                 return  # the store is gone with its host
-            os._exit(_told_code(world) or 1)
+            _leave_failed(world, _told_code(world) or DistributedError.exit_code)
 
     def stop(self) -> None:
         """A thread inside the store while Python ends aborts the process: wait until it is out."""
@@ -179,10 +181,26 @@ def fail(world: World | None, error: TrainingError, record: Callable[[], None]) 
         if not alone:
             with contextlib.suppress(RuntimeError):
                 world.store.set(FAILED, str(error.exit_code))
-            time.sleep(2 * WATCH_SECONDS if world.is_first else 0)  # it may host the store that the others watch
     else:
-        time.sleep(2 * WATCH_SECONDS)  # torchrun ends all ranks when one leaves: let the other one speak
-    os._exit(error.exit_code)
+        # torchrun ends all ranks when one leaves: let the other one speak
+        _wait_for(lambda: _told_code(world) is not None, PEER_SECONDS)
+    _leave_failed(world, error.exit_code)
+
+
+def _leave_failed(world: World | None, code: int) -> NoReturn:
+    """End this process. The first rank may host the store that the others learn the reason from: it leaves last."""
+    if world is not None and world.size > 1:
+        with contextlib.suppress(RuntimeError):
+            world.store.set(f"{LEAVING}/{world.rank}", "")
+            everyone = [f"{LEAVING}/{rank}" for rank in range(world.size)]
+            _wait_for(lambda: not world.is_first or world.store.check(everyone), LEAVING_SECONDS)
+    os._exit(code)
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _claims_failure(world: World) -> bool:
@@ -216,7 +234,7 @@ def broken_connection(world: World, error: RuntimeError) -> DistributedError:
     deadline = time.monotonic() + 2 * WATCH_SECONDS
     while time.monotonic() < deadline:
         if (code := _told_code(world)) is not None:
-            os._exit(code)
+            _leave_failed(world, code)
         time.sleep(0.05)
     missing = ""
     try:

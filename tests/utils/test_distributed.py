@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from utils.distributed import (
     agree,
     barrier,
     broken_connection,
+    fail,
     first_node,
     from_first,
     is_broken_connection,
@@ -211,6 +214,32 @@ def test_ranks_that_do_not_answer_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "Connection closed by peer" in str(told)
     assert len(str(told).splitlines()) == 1
     assert told.exit_code == 6
+
+
+def test_first_rank_hosts_the_store_until_the_others_know_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Left(BaseException):
+        pass
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    store, late = torch.distributed.HashStore(), []
+
+    def follow() -> None:
+        time.sleep(1.5)  # a rank that gets no processor for a while
+        late.append(int(store.get("train_dist/failed")))
+        store.set("train_dist/leaving/1", "")
+
+    other = threading.Thread(target=follow)
+    other.start()
+    with pytest.raises(Left, match="2"):
+        fail(World(0, 2, 0, torch.device("cpu"), store), UsageError("--shards 3"), lambda: None)
+    assert late == [2]
+    other.join()
+    assert capfd.readouterr().err == "error: rank 0: --shards 3\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
