@@ -39,6 +39,8 @@ RESNET = (
     (r"(?<=\.)shortcut\.shortcut_bn\.", "downsample.1."),
     *((rf"^(layer\d\.\d+)\.{theirs}\.", rf"\1.{ours}.") for theirs, ours in _CARDINAL.items()),
     (r"^classifier\.", "fc."),
+    # What gives the offsets of deformable convolutions, in mmdetection's files of two ages.
+    (r"\.conv2(?:_|\.conv_)offset\.", ".conv2.sampling."),
 )
 
 # A file of selective kernels, and one of wide ResNets: told by such a name, and meaning other things by common names.

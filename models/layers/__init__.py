@@ -21,7 +21,7 @@ class Layers:
         self.row = choose(NORMALIZATIONS, config.norm, "--norm")
         self.attending = choose(ATTENTIONS, config.attention, "--attention")
         self.downsampling = DOWNSAMPLINGS[config.downsampling]
-        self.avg_down = config.avg_down
+        self.averages_down = False  # of itself
         self.zero_gammas = 0
         self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
 
@@ -93,7 +93,7 @@ class Layers:
         """What a network has of itself: an attention, where the user chose none, and the pooling of --avg-down."""
         if self.config.attention == "auto":
             self.attending = ATTENTIONS[attention]
-        self.avg_down = self.avg_down or avg_down
+        self.averages_down = avg_down
 
     def attention(self, channels: int) -> nn.Module:
         """The attention at the end of a residual branch, before the addition."""
@@ -145,8 +145,8 @@ class Layers:
         """What halves the resolution before the projection of a shortcut; None if the projection does."""
         if stride == 1:
             return None
-        self.used.update(("avg_down", "downsampling"))
-        if self.avg_down:
+        self.used.update(("downsampling",) if self.averages_down else ("downsampling", "avg_down"))
+        if self.averages_down or self.config.avg_down:
             return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
         return self.pool(channels, stride)
 

@@ -66,7 +66,6 @@ def test_a_backbone_ends_with_its_last_level() -> None:
         ("resnet18", (5,), r"out_indices \(5,\): the levels of resnet18 are 0 \(act1\), 1 \(layer1\)"),
         ("resnet18", (), r"out_indices \(\)"),
         ("resnet20", (4,), r"the levels of resnet20 are 0 \(act1\), .* 3 \(layer3\)$"),
-        ("shufflenet_v2_x0_5", (4,), r"the levels of .* are 0 \(conv1\), 1 \(stage2\), 2 \(stage3\), 3 \(stage4\)"),
         ("oct_resnet26", (2, 4), r"out_indices \(2, 4\): layer2 of oct_resnet26 gives maps of two frequencies"),
         ("alexnet", (1,), r"out_indices \(1,\) has no place in alexnet, which has no stages"),
     ],

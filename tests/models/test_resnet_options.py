@@ -256,6 +256,7 @@ REFUSED = [
     (ModelConfig(model="resnet18", deformable=True), r"--deformable True has no effect on resnet18"),
     (ModelConfig(attention="sk", deformable=True), r"--deformable True has no effect"),
     (ModelConfig(model="oct_resnet26", downsampling="blur"), r"--downsampling blur has no effect on oct_resnet26"),
+    (ModelConfig(model="resnest14d", avg_down=True), r"--avg-down True has no effect on resnest14d"),
     (ModelConfig(model="oct_resnet26", avg_down=True), r"--avg-down True has no effect on oct_resnet26"),
     (ModelConfig(model="oct_resnet50_re", deformable=True), r"--deformable True has no effect on oct_resnet50_re"),
     (ModelConfig(model="regnet_x_200mf", avg_down=True), r"--avg-down True has no effect on regnet_x_200mf"),
@@ -293,6 +294,14 @@ def test_timm_networks_with_these_options_give_their_logits(theirs: str, config:
     load_weights(model, unwrap(reference.state_dict(), config.model))
     images = torch.randn(2, 3, 65, 48, dtype=torch.float64)
     torch.testing.assert_close(model(images), reference(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("theirs", ["_offset.", ".conv_offset."])
+def test_offsets_of_mmdetections_files_are_read(theirs: str) -> None:
+    weights = build_model(small(deformable=True), 10).state_dict()
+    renamed = {name.replace(".sampling.", theirs): value for name, value in weights.items()}
+    assert renamed.keys() != weights.keys()
+    assert unwrap(renamed, SMALL).keys() == weights.keys()
 
 
 @pytest.mark.parametrize("norm", ["bn", "pws"])
