@@ -4,8 +4,10 @@
     python -m scripts.check_golden FOLDER --only 'pws__*' --strict --skip 'mz__oct*,pi__*'
 
 FOLDER holds `layers/`, `models/` and `checkpoints/`, of which some may be missing. Each item gets a line: its name, the
-largest error, the tolerance, and ok, wrong, or "not ours yet" with the reason. The exit code is 1 if any is wrong, and
-with --strict also if any is not ours yet and not skipped; 2 if there is nothing to check.
+largest error, the tolerance, and ok, wrong, or "not ours yet" with the reason. A network that an ancestor built by
+mistake is "ours follows the paper", with the reason, if ours has the size of the published one; `golden.mistakes` lists
+them. The exit code is 1 if any is wrong, and with --strict also if any is not ours yet and not skipped; 2 if there is
+nothing to check.
 """
 
 from collections import Counter
@@ -19,11 +21,12 @@ from tyro.conf import Positional, UseAppendAction
 from scripts.golden.checkpoints import EXPECTED, check_checkpoint
 from scripts.golden.comparing import Check, NotOursYet
 from scripts.golden.layers import check_layer
+from scripts.golden.mistakes import mistake_of
 from scripts.golden.models import check_model
 from utils.errors import UsageError
 from utils.script import script
 
-OK, WRONG, NOT_OURS = "ok", "wrong", "not ours yet"
+OK, WRONG, NOT_OURS, PAPER = "ok", "wrong", "not ours yet", "ours follows the paper"
 
 # The kinds of items, by folder.
 CHECKERS: dict[str, Callable[[Path], list[Check]]] = {
@@ -101,21 +104,26 @@ def matches(name: str, patterns: list[str]) -> bool:
 def examine(path: Path) -> Outcome:
     """Check one item. Whatever goes wrong in it is its own verdict, so that the others are still checked."""
     name = _name(path)
+    mistake = mistake_of(name)
     try:
-        checks = CHECKERS[path.parent.name](path)
+        checks = mistake.checks() if mistake else CHECKERS[path.parent.name](path)
     except NotOursYet as reason:
         return Outcome(name, NOT_OURS, str(reason))
     except Exception as error:
         return Outcome(name, WRONG, f"{type(error).__name__}: {error}")
     worst = max(checks, key=lambda check: check.badness)
-    notes = "; ".join(check.note for check in checks if check.note)
-    return Outcome(name, OK if worst.ok else WRONG, notes if worst.ok else worst.what, worst)
+    if not worst.ok:
+        return Outcome(name, WRONG, worst.what, worst)
+    if mistake:
+        return Outcome(name, PAPER, mistake.reason, worst)
+    return Outcome(name, OK, "; ".join(check.note for check in checks if check.note), worst)
 
 
 def _summary(outcomes: list[Outcome], strict: bool, skipped: list[str]) -> int:
     """Print the counts; the exit code."""
     counts = Counter(outcome.verdict for outcome in outcomes)
-    print(f"{len(outcomes)} items: {counts[OK]} ok, {counts[WRONG]} wrong, {counts[NOT_OURS]} not ours yet")
+    paper = f", {counts[PAPER]} where ours follows the paper" if counts[PAPER] else ""
+    print(f"{len(outcomes)} items: {counts[OK]} ok, {counts[WRONG]} wrong, {counts[NOT_OURS]} not ours yet{paper}")
     missing = [outcome.name for outcome in outcomes if outcome.verdict == NOT_OURS]
     demanded = [name for name in missing if strict and not matches(name, skipped)]
     if demanded:

@@ -98,18 +98,9 @@ BACKBONES: tuple[tuple[str, str, dict[str, object]], ...] = (
     ),
 )
 
-# (name of a network, why it will not be ours).
-MISTAKES = (
-    (r"mz__resnet(101|152)v2", "built from post-activation blocks by mistake (seeds.md 5.2); ours is pre-activation"),
-    (r"mz__resnext\d+v2_.*", "built from post-activation blocks by mistake (seeds.md 5.2)"),
-)
-
 
 def build_network(name: str, num_classes: int) -> nn.Module:
     """Our network for an ancestor's name, as `pws__cifar_pws_resnet18_w16`. NotOursYet if no rule knows the name."""
-    for pattern, reason in MISTAKES:
-        if re.fullmatch(pattern, name):
-            raise NotOursYet(reason)
     if model := mistaken_octave(name, num_classes):
         return model
     if config := _named(name, BACKBONES):
