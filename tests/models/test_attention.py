@@ -1,13 +1,10 @@
 """Attentions in networks: where each stands, published sizes, any image, refusals, and how they start."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from models import build_model
-from models.interop import load_weights, unwrap
 from models.layers.attending import ATTENTIONS
 from models.layers.attention import (
     BottleneckAttention,
@@ -20,11 +17,9 @@ from models.layers.attention import (
 from models.layers.normalization import NORMALIZATIONS
 from models.layers.selective import SelectiveKernel
 from models.resnet import RESNETS, basic
-from scripts.golden.models import GoldenModel
 from utils.config import ModelConfig
 from utils.errors import UsageError
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "models"
 MODULES = {
     "se": SqueezeExcitation,
     "bam": BottleneckAttention,
@@ -183,15 +178,3 @@ def test_attentions_start_as_their_authors_say() -> None:
     assert torch.equal(gate(x), x / 2)
     torch.testing.assert_close(built("resnet18", "sge").layer1[0].attention(x), x * torch.sigmoid(torch.tensor(1.0)))
     assert torch.equal(built("resnet18", "srm").eval().layer1[0].attention(x), x / 2)
-
-
-@pytest.mark.parametrize("name", ["pi__se_resnet18", "pi__bam_resnet18", "pi__sge_resnet18", "pi__sk_resnet50"])
-def test_files_of_the_ancestor_fit_by_name_and_shape_as_they_were_saved(name: str) -> None:
-    if not GOLDEN.is_dir():
-        pytest.skip("no golden numbers here")
-    shapes = GoldenModel.read(GOLDEN / f"{name}.json").facts["state_dict"]
-    theirs = {f"module.{key}": torch.zeros(shape, device="meta") for key, shape in shapes}
-    model = name.split("_")[-1]
-    with torch.device("meta"):
-        network = built(model, name.split("__")[1].split("_")[0], classes=1000)
-        load_weights(network, unwrap({"state_dict": theirs}, model))
