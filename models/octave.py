@@ -27,15 +27,16 @@ class OctaveStep(Conv):
 
 @dataclass(frozen=True)
 class OctaveShape(ResNetShape):
-    """A row of the table; `alpha` is the share of low channels."""
+    """A row of the table; `alpha` is the share of low channels unless the user has another."""
 
     settings: ClassVar[tuple[str, ...]] = (*ResNetShape.settings, "octave_alpha")
 
-    alpha: float = 0.0
+    alpha: float = 0.125
     re: bool = False
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
-        shape = replace(self, alpha=layers.config.octave_alpha)
+        wanted = layers.config.octave_alpha
+        shape = self if wanted is None else replace(self, alpha=wanted)
         return super(OctaveShape, shape).build(OctaveLayers(layers), num_classes)
 
 
@@ -61,6 +62,10 @@ OCTAVES = {
     "oct_resnet50_re": OctaveShape(octave_bottleneck, (3, 4, 6, 3), re=True),
     "oct_resnet101_re": OctaveShape(octave_bottleneck, (3, 4, 23, 3), re=True),
     "oct_resnet152_re": OctaveShape(octave_bottleneck, (3, 8, 36, 3), re=True),
-    "oct_resnext50_32x4d_re": OctaveShape(octave_bottleneck, (3, 4, 6, 3), groups=32, group_width=4, re=True),
-    "oct_resnext101_32x8d_re": OctaveShape(octave_bottleneck, (3, 4, 23, 3), groups=32, group_width=8, re=True),
+    "oct_resnext50_32x4d_re": OctaveShape(
+        octave_bottleneck, (3, 4, 6, 3), groups=32, group_width=4, alpha=0.25, re=True
+    ),
+    "oct_resnext101_32x8d_re": OctaveShape(
+        octave_bottleneck, (3, 4, 23, 3), groups=32, group_width=8, alpha=0.25, re=True
+    ),
 }

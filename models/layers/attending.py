@@ -94,7 +94,13 @@ def _lambda(layers: Maker, c_in: int, c_out: int, stride: int, groups: int) -> n
     if groups > 1:
         raise UsageError(f"--attention lambda has no groups, the 3x3 of {layers.config.model} has {groups}")
     positions = LocalPositions(LAMBDA_KEYS, LAMBDA_CONTEXT)
-    return LambdaLayer(c_in, c_out, LAMBDA_HEADS, LAMBDA_KEYS, positions, layers, stride)
+    layer = LambdaLayer(c_in, c_out, LAMBDA_HEADS, LAMBDA_KEYS, positions, layers, stride)
+    if isinstance(layer.norm_q, nn.Identity):
+        raise UsageError(
+            f"--norm {layers.config.norm} has no norm for the queries and values of lambda layers, whose products "
+            "overflow without; choose another, such as bn or ln"
+        )
+    return layer
 
 
 ATTENTIONS = {

@@ -19,7 +19,8 @@ class ModelConfig:
     """normalization: bn, syncbn, bng2, gn, in, in_affine, ln, switchnorm, evonorm_b0, evonorm_s0, frn, none,
     ws (with gn), ws_bn, a1, wn, pws"""
     act: str = "auto"
-    """activation: relu, relu6, leaky-relu, prelu, swish, hard-swish, mish, gelu; auto is the network's own"""
+    """activation: relu, relu6, leaky-relu, prelu, elu, swish, hard-swish, mish, gelu, quick-gelu;
+    auto is the network's own"""
     attention: str = "auto"
     """attention: se, cbam, sge, gc, srm, eca, gl, bam, sk, sk_paper, split, split_paper, lambda;
     auto is the network's own"""
@@ -47,8 +48,9 @@ class ModelConfig:
     """leave the stem and so many stages as they are, as --init-from gave them: no gradients, norms in evaluation"""
     freeze_norm: bool = False
     """leave the running statistics of norms as they are, and normalize with them; gains still train"""
-    octave_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.125
-    """share of channels at half the resolution in octave ResNets; published at 0.125 to 0.75"""
+    octave_alpha: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """share of channels at half the resolution in octave networks: 0.125 if not given, 0.25 where they have groups;
+    published at 0.125 to 0.75"""
     width: Annotated[float, Field(gt=0)] = 1.0
     """width multiplier of a ResNet's or mobile network's channels; GhostNet was published at 0.5, 1.0 and 1.3"""
     num_classes: Annotated[int | None, Field(ge=1)] = None
