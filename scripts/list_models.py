@@ -2,6 +2,7 @@
 
     python -m scripts.list_models
     python -m scripts.list_models --filter 'regnet_y*'
+    python -m scripts.list_models --outside torchvision          # names of its networks, one a line; or timm
     python -m scripts.list_models --json > tests/models/complexity.json
 
 Networks for 32 px images have ten classes, all others 1000. How is counted: utils/complexity.py.
@@ -10,8 +11,10 @@ Networks for 32 px images have ten classes, all others 1000. How is counted: uti
 import json
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from typing import Literal
 
 from models import FAMILIES, image_size
+from models.outside import TIMM, TORCHVISION, timm_names, torchvision_names
 from scripts.layer_table import CLASSES, complexity
 from utils.complexity import aligned
 from utils.config import ModelConfig
@@ -32,6 +35,8 @@ class ListConfig:
     """names to print: a pattern such as 'regnet_y*', or a part of the name"""
     json: bool = False
     """print exact numbers as JSON, one network a line"""
+    outside: Literal["none", "torchvision", "timm"] = "none"
+    """print the names that --model takes for the networks of torchvision, or of timm, instead"""
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,25 @@ def describe(name: str, family: str) -> Entry:
     return Entry(name, family, total.parameters, total.multiply_adds, total.activations, size, classes, paper)
 
 
+def means(wanted: str, name: str) -> bool:
+    """Whether --filter `wanted` means the network called `name`."""
+    return fnmatch(name, wanted) or wanted in name
+
+
 def chosen(wanted: str) -> list[tuple[str, str]]:
     """(name, family) of the networks that `wanted` means. UsageError if there are none."""
     names = {name: family for family, rows in FAMILIES.items() for name in rows}
-    found = [(name, family) for name, family in names.items() if fnmatch(name, wanted) or wanted in name]
+    found = [(name, family) for name, family in names.items() if means(wanted, name)]
     if not found:
         guess = nearest(wanted, names)
         raise UsageError(f"--filter {wanted} matches no network{f'; did you mean {guess}?' if guess else ''}")
     return found
+
+
+def outside_names(source: str) -> list[str]:
+    """The names that --model takes for the networks of `source`. EnvironmentFault if it is not installed."""
+    names, prefix = (timm_names, TIMM) if source == "timm" else (torchvision_names, TORCHVISION)
+    return [prefix + name for name in names()]
 
 
 def as_json(entries: list[Entry]) -> str:
@@ -81,6 +97,9 @@ def as_json(entries: list[Entry]) -> str:
 
 def list_models(config: ListConfig) -> None:
     """Print what `config` asks for."""
+    if config.outside != "none":
+        print("\n".join(name for name in outside_names(config.outside) if means(config.filter, name)))
+        return
     entries = [describe(name, family) for name, family in chosen(config.filter)]
     if config.json:
         print(as_json(entries))

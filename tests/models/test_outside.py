@@ -14,6 +14,7 @@ from models import build_model, image_size, model_names
 from models.interop import load_weights, read, unwrap
 from models.outside import timm_names, torchvision_names
 from models.starting import classifier_of
+from scripts.list_models import outside_names
 from utils.config import ModelConfig, OptimConfig
 from utils.errors import EnvironmentFault, UsageError
 from utils.optim import parameter_groups
@@ -128,6 +129,11 @@ def test_timm_is_asked_for_where_it_is_absent(monkeypatch: pytest.MonkeyPatch) -
 def test_networks_of_others_are_listed_apart() -> None:
     assert len(torchvision_names()) > 60
     assert not [name for name in model_names() if name.startswith(("tv_", "timm_"))]
+    assert outside_names("torchvision") == [f"tv_{name}" for name in torchvision_names()]
+
+
+def test_networks_of_timm_are_listed_as_model_takes_them(with_timm: None) -> None:
+    assert SMALL in outside_names("timm")
 
 
 def test_image_sizes_are_the_published_ones(with_timm: None) -> None:
