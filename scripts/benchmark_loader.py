@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass as checked
 from tyro.conf import arg
 
 from scripts.loader_benchmark.chart import draw
-from scripts.loader_benchmark.contenders import ENGINES, LIMITS, PEERS, Contender, Setup, resized
+from scripts.loader_benchmark.contenders import ENGINES, LIMITS, PEERS, Contender, Setup
 from scripts.loader_benchmark.data_forms import DataForms
 from scripts.loader_benchmark.measuring import Pass
 from scripts.loader_benchmark.report import Score, machine, records, score, table
@@ -46,11 +46,9 @@ class BenchmarkConfig:
     data_dir: Annotated[Path, arg(aliases=["--data-path"])]
     """folder or LMDB with train/"""
     engines: tuple[str, ...] = ("native", "torch", "dali-cpu")
-    """ours, separated by spaces or commas"""
+    """ours, separated by spaces or commas; NAME-256 and NAME-500 load records of shorter side 256, longer side 500"""
     peers: tuple[str, ...] = ("torchvision", "torchvision-v2", "timm", "ffcv", "webdataset", "dali")
     """others, likewise; NAME-uint8 leaves out what comes after the flip, ffcv-jpeg has no raw pixels in its file"""
-    resized: bool = False
-    """the engines on images of shorter side 256, quality 90, too"""
     workers: Annotated[Count, arg(aliases=["-j", "--num-workers"])] = 2
     """threads or processes of each"""
     rounds: Count = 4
@@ -99,7 +97,7 @@ def chosen(config: BenchmarkConfig) -> list[Contender]:
     """The limits, and who was asked for. UsageError at a name that is not known."""
     engines = [choose(ENGINES, name, "--engines") for name in words(config.engines)]
     peers = [choose(PEERS, name, "--peers") for name in words(config.peers)]
-    return [*LIMITS.values(), *engines, *(resized(engine) for engine in engines if config.resized), *peers]
+    return [*LIMITS.values(), *engines, *peers]
 
 
 def words(given: Sequence[str]) -> list[str]:

@@ -50,9 +50,19 @@ def _table(*rows: Contender) -> dict[str, Contender]:
     return {row.name: row for row in rows}
 
 
-def resized(engine: Contender) -> Contender:
-    """The same engine on smaller records."""
-    return replace(engine, name=f"{engine.name}-256", form="resized", how=f"{engine.how}; shorter side 256, quality 90")
+# Records that are smaller than the images, at quality 90: what follows an engine's name, and how large they are. The
+# second are as those that FFCV's file holds as JPEGs.
+SHRUNK = {"256": "shorter side 256", "500": "longer side 500"}
+
+
+def with_shrunk(engines: Mapping[str, Contender]) -> dict[str, Contender]:
+    """Each engine, and the same on smaller records."""
+    rows = list(engines.values())
+    for form, words in SHRUNK.items():
+        rows += [
+            replace(one, name=f"{one.name}-{form}", form=form, how=f"{one.how}; {words}") for one in engines.values()
+        ]
+    return _table(*rows)
 
 
 CROP_LIMIT, WHOLE_LIMIT = "crop limit", "whole limit"
@@ -60,11 +70,13 @@ LIMITS = _table(
     Contender(CROP_LIMIT, "limits", "lmdb", NOTHING, "libjpeg-turbo decodes the rows and columns of the crops"),
     Contender(WHOLE_LIMIT, "limits", "lmdb", NOTHING, "libjpeg-turbo decodes whole images"),
 )
-ENGINES = _table(
-    Contender("native", "engines", "lmdb", PIXELS, "ours, C threads"),
-    Contender("torch", "engines", "lmdb", PIXELS, "ours, Pillow in processes"),
-    Contender("dali-cpu", "engines", "lmdb", PIXELS, "ours, DALI's decoder"),
-    Contender("dali-gpu", "engines", "lmdb", PIXELS, "ours, DALI on the GPU"),
+ENGINES = with_shrunk(
+    _table(
+        Contender("native", "engines", "lmdb", PIXELS, "ours, C threads"),
+        Contender("torch", "engines", "lmdb", PIXELS, "ours, Pillow in processes"),
+        Contender("dali-cpu", "engines", "lmdb", PIXELS, "ours, DALI's decoder"),
+        Contender("dali-gpu", "engines", "lmdb", PIXELS, "ours, DALI on the GPU"),
+    )
 )
 TORCHVISION = Contender("torchvision", "with_torchvision", "folder", FLOATS, "ImageFolder, PIL, DataLoader")
 TIMM = Contender("timm", "with_timm", "folder", FLOATS, "create_loader", "timm", "pip install timm")
@@ -97,4 +109,4 @@ PEERS = _table(
     DALI,
     replace(DALI, name="dali-uint8", makes=PIXELS),
 )
-ALL: Mapping[str, Contender] = LIMITS | ENGINES | {r.name: r for r in map(resized, ENGINES.values())} | PEERS
+ALL: Mapping[str, Contender] = LIMITS | ENGINES | PEERS

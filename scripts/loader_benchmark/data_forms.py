@@ -20,7 +20,7 @@ from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARD = 100  # images in a tar: small samples shall have several, too
-SHORTER_SIDE, QUALITY = 256, 90  # of the resized LMDB
+QUALITY = 90  # of the LMDBs of shrunk images
 BLOCK = 1 << 22  # bytes read at once
 
 
@@ -41,7 +41,8 @@ class DataForms:
             "shards": self._shards,
             "beton": lambda path: self._beton(path, 0.5),
             "beton-jpeg": lambda path: self._beton(path, 1.0),
-            "resized": lambda path: self._build(path, Treatment(shorter_side=SHORTER_SIDE, quality=QUALITY)),
+            "256": lambda path: self._build(path, Treatment(shorter_side=256, quality=QUALITY)),
+            "500": lambda path: self._build(path, Treatment(max_side=500, quality=QUALITY)),
         }
 
     def path(self, form: str) -> Path:

@@ -6,7 +6,7 @@ from functools import partial
 
 from data.loaders import open_training
 from data.order import training_order, training_requests
-from scripts.loader_benchmark.contenders import ENGINES, Setup, resized
+from scripts.loader_benchmark.contenders import ENGINES, SHRUNK, Setup
 from utils.config.data import DataConfig
 
 SEED = 0
@@ -31,6 +31,11 @@ def _stream(engine: str, setup: Setup) -> Iterator[int]:
         yield len(batch.labels)
 
 
-STREAMS: dict[str, Callable[[Setup], Iterator[int]]] = {
-    name: partial(_stream, engine) for engine, row in ENGINES.items() for name in (engine, resized(row).name)
-}
+def _engine(name: str) -> str:
+    """The engine that a contender is, whatever records it loads."""
+    for form in SHRUNK:
+        name = name.removesuffix(f"-{form}")
+    return name
+
+
+STREAMS: dict[str, Callable[[Setup], Iterator[int]]] = {name: partial(_stream, _engine(name)) for name in ENGINES}
