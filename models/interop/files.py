@@ -4,11 +4,13 @@ Nothing in a file is ever executed: torch's are read with an explicit weights_on
 """
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +20,12 @@ from utils.files import write_atomically
 
 SAFETENSORS = ".safetensors"
 OURS = "step_*.pth"  # checkpoints with a manifest, whose sum is checked before they are read
-# timm's and torchvision's trainers keep their flags beside the weights. A Namespace runs no code of the file's.
-HARMLESS = [Namespace]
+# timm's and torchvision's trainers keep their flags beside the weights, others numpy's numbers, under either name of
+# numpy's function. None of these runs code of the file's.
+NUMBER = np._core.multiarray.scalar
+NUMBERS = [np.dtype, *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd")]
+HARMLESS = [Namespace, *NUMBERS, (NUMBER, "numpy.core.multiarray.scalar"), (NUMBER, "numpy._core.multiarray.scalar")]
+FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")
 UNREADABLE = (OSError, RuntimeError, UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError)
 
 
@@ -31,11 +37,19 @@ def load_file(path: str | Path) -> Mapping[str, object]:
     try:
         content = _load_safetensors(path) if path.suffix == SAFETENSORS else _load_torch(path)
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
+        raise CheckpointError(f"{path} cannot be read as weights: {_reason(error)}") from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read. torch's own words advise to let it run code."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if found := FOREIGN.search(str(error)):
+        return f"it holds a {found[1]}; only tensors and plain values are read, as others might run code"
+    return "it is damaged, or was not written by torch.save"
 
 
 def _load_torch(path: Path) -> object:
