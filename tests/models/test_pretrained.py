@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 from models import build_model
+from models.interop import our_name
 from models.pretrained import pretrained_file
 from models.starting import start_from
 from scripts.assembly import settings_from
@@ -94,6 +95,11 @@ def test_a_wrong_sum_is_told_in_one_line(cache: Path, monkeypatch: pytest.Monkey
 def test_networks_that_are_not_torchvisions_have_no_weights(name: str, message: str, cache: Path) -> None:
     with pytest.raises(UsageError, match=message):
         pretrained_file(name)
+
+
+def test_dots_in_the_names_of_old_files_are_taken_out() -> None:
+    theirs = "features.denseblock1.denselayer1.norm.1.weight"
+    assert our_name(theirs, "tv_densenet121") == "features.denseblock1.denselayer1.norm1.weight"
 
 
 def test_of_several_weights_those_fit_that_the_network_is_built_for(cache: Path) -> None:

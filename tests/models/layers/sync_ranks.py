@@ -33,7 +33,8 @@ def run(state: dict[str, Tensor], part: Tensor, direction: Tensor) -> dict[str, 
     (output * direction).sum().backward()
     gradients = {name: parameter.grad for name, parameter in norm.named_parameters()}
     found = {"output": output.detach(), "x": x.grad, "gradients": gradients, "state": norm.state_dict()}
-    return {**found, "evaluated": norm.eval()(x).detach()}
+    bare = SyncBatchNorm2d(part.shape[1], affine=False).to(part.dtype)
+    return {**found, "bare": bare(x.detach()), "evaluated": norm.eval()(x).detach()}
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def test_two_ranks_equal_one_batch(ranks: list[list[dict]], case: int) -> None:
 
     close(torch.cat([rank["output"] for rank in found]), output)
     close(torch.cat([rank["x"] for rank in found]), x.grad)
+    close(torch.cat([rank["bare"] for rank in found]), nn.BatchNorm2d(CHANNELS, affine=False).double()(x.detach()))
     for name, parameter in norm.named_parameters():
         close(sum(rank["gradients"][name] for rank in found), parameter.grad)
     for rank in found:
