@@ -20,6 +20,7 @@ from models.layers.attention import (
     SqueezeExcitation,
 )
 from models.layers.selective import SelectiveKernel
+from models.shufflenet import ShuffleNet
 
 Cost = Callable[[nn.Module, Tensor, Tensor], float]  # module, input, output
 
@@ -100,6 +101,11 @@ def _insight_sk(pooled: int) -> Cost:
     return lambda attention, x, y: pooled * y.numel()
 
 
+def _insight_shufflenet(network: ShuffleNet, x: Tensor, y: Tensor) -> int:
+    """The pooling before the classifier, which is a function in ours; the image is 32 times smaller by then."""
+    return network.fc.in_features * _positions(x) // 32**2
+
+
 INSIGHT: dict[type[nn.Module], Cost] = {
     nn.Conv2d: _insight_conv,
     nn.Linear: _weights,
@@ -114,6 +120,7 @@ INSIGHT: dict[type[nn.Module], Cost] = {
     SpatialGroupEnhance: _elements_in,  # its pooling
     BottleneckAttention: _insight_bam,
     SelectiveKernel: _insight_sk(2),
+    ShuffleNet: _insight_shufflenet,
 }
 
 # ModelZoo: half of the multiplications and additions.
