@@ -217,7 +217,9 @@ def _number_of_classes(config: Config, split: Split) -> int:
 
 def assemble_evaluation(config: Config, world: World) -> Network:
     """The network of a checkpoint, or of a file of weights, and the validation images."""
-    network = Network(config, world, open_validation(config.data, config.training.seed))
+    val = open_validation(config.data, config.training.seed)
+    config = dataclasses.replace(config, data=with_channels(config.data, val.store))  # a checkpoint says its own
+    network = Network(config, world, val)
     if config.run.has_start:
         network.start_from_file()
         return network

@@ -167,6 +167,18 @@ def test_evaluation_counts_each_image_once_and_equals_the_logged_number(
     assert "(197 images)" in run.text
 
 
+def test_another_trainers_file_of_the_same_weights_measures_the_same(
+    trained: Path, image_lmdb: Path, tmp_path: Path
+) -> None:
+    weights = load_checkpoint(trained / "last.pth")["state_dict"]
+    torch.save({"model": {f"module.{name}": value for name, value in weights.items()}}, tmp_path / "theirs.pt")
+    measure = [*NETWORK, "--evaluate", "--init-from", str(tmp_path / "theirs.pt"), "--data-dir", str(image_lmdb)]
+    run = launching.run(1, measure, tmp_path)
+    assert run.codes == [0]
+    last = [line for line in read_history(trained) if "val/top1" in line][-1]
+    assert f"top-1 {last['val/top1']:.3f} %  top-5 {last['val/top5']:.3f} %  loss {last['val/loss']:.4f}" in run.text
+
+
 def test_shards_come_from_the_checkpoint_and_more_loaders_than_cores_are_no_news(
     image_lmdb: Path, tmp_path: Path
 ) -> None:
