@@ -20,6 +20,9 @@ class Squeeze:
     act: str = "relu"
     gate: str = "sigmoid"
 
+    def layer(self, channels: int) -> SqueezeExcitation:
+        return SqueezeExcitation(channels, self.hidden, self.act, self.gate)
+
 
 @dataclass(frozen=True)
 class MBConv:
@@ -43,8 +46,7 @@ class MBConv:
 
     def attention(self, layers: Layers) -> nn.Module | None:
         """What weighs the channels in the middle: the user's choice, or the block's own, or nothing."""
-        own = self.squeeze and SqueezeExcitation(self.c_mid, self.squeeze.hidden, self.squeeze.act, self.squeeze.gate)
-        return layers.branch_attention(self.c_mid) or own
+        return layers.branch_attention(self.c_mid) or (self.squeeze and self.squeeze.layer(self.c_mid))
 
     def block(self, layers: Layers, *, listed: bool = False) -> "InvertedResidual":
         """The block; `listed` gives its parameters torchvision's names for MobileNetV2, not those for its others."""

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from models import build_model
-from models.interop import our_name
+from models.interop import our_name, unwrap
 from models.inverted_residual import make_divisible
 from utils.config import ModelConfig
 from utils.errors import UsageError
@@ -26,6 +26,23 @@ PUBLISHED = {
     "mobilenet_v3_large_modelzoo": 5_481_752,
     "mobilenet_v3_small_modelzoo": 2_945_288,
 }
+# The ModelZoo ancestor's names of tensors and ours, seeds.md 7.
+NAMES = [
+    ("mobilenet_v1", "mb_block.11.seq.3.weight", "features.12.1.0.weight"),
+    ("mobilenet_v2", "first_block.6.weight", "features.1.conv.1.weight"),
+    ("mobilenet_v2", "module.mb_block.15.seq.7.bias", "features.17.conv.3.bias"),
+    ("mobilenet_v3_large_modelzoo", "mb_block.14.seq.6.out.2.bias", "features.15.block.2.fc2.bias"),
+    ("mobilenet_v3_small_modelzoo", "mb_block.0.seq.4.weight", "features.1.block.2.0.weight"),
+    ("mobilenet_v3_small_modelzoo", "last_block.4.weight", "classifier.0.weight"),
+    ("efficientnet_b1", "blocks.0.1.se_layer.se.3.bias", "features.1.1.block.1.fc2.bias"),
+    ("efficientnet_b2_modelzoo", "blocks.6.0.layer3.1.bias", "features.7.0.block.3.1.bias"),
+    ("fairnas_a", "mb_blocks.18.bn3.weight", "features.20.conv.3.weight"),
+    ("proxyless_gpu", "last_block.0.weight", "features.15.0.weight"),
+    ("ghostnet", "stage.15.ghost2.cheap_operation.1.bias", "features.16.block.ghost2.cheap.1.bias"),
+    ("ghostnet", "stage.17.weight", "features.17.1.weight"),
+    ("ghostnet_a", "stage.4.1.se.block.1.weight", "features.6.block.se.fc1.weight"),
+    ("ghostnet_a", "stage.10.weight", "features.20.0.weight"),
+]
 TORCHVISION = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
 
 
@@ -59,6 +76,18 @@ def test_torchvision_weights_give_torchvision_logits(name: str, drawn_norms: Dra
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize(("network", "theirs", "ours"), NAMES)
+def test_files_of_modelzoo_have_our_names(network: str, theirs: str, ours: str) -> None:
+    with torch.device("meta"):
+        assert ours in build_model(ModelConfig(model=network), 10).state_dict()
+    assert our_name(theirs, network) == ours
+
+
+def test_a_hidden_layer_that_was_a_convolution_becomes_a_matrix() -> None:
+    weights = unwrap({"last_block.4.weight": torch.zeros(1280, 576, 1, 1)}, "mobilenet_v3_small_modelzoo")
+    assert weights["classifier.0.weight"].shape == (1280, 576)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
