@@ -1,4 +1,4 @@
-"""ProxylessNAS for GPU, CPU and mobile phones (Cai et al., arXiv 1812.00332): MobileNetV2 with blocks found by search."""
+"""ProxylessNAS for GPU, CPU and phones (Cai et al., arXiv 1812.00332): MobileNetV2 with blocks found by search."""
 
 from models.mobilenet import MobileNetV2Shape
 
