@@ -85,7 +85,8 @@ _GHOST = {
     "dw_conv": "block.depthwise",
     r"se\.block\.1": "block.se.fc1",
     r"se\.block\.3": "block.se.fc2",
-    **{f"shortcut.{i}": f"shortcut.{i // 2}.{i % 2}" for i in range(4)},
+    # Only before the name of a tensor: ours are shortcut.0.0 and so on.
+    **{rf"shortcut\.{i}(?=\.[a-z])": f"shortcut.{i // 2}.{i % 2}" for i in range(4)},
 }
 
 

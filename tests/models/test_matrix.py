@@ -17,10 +17,12 @@ from torch.nn import functional as F
 from torch.nn import init
 
 from models import FAMILIES, build_model, image_size
+from models.interop import our_name
 from models.layers.activation import ACTIVATIONS
 from models.layers.attending import ATTENTIONS
 from models.layers.convolution import StandardizedConv2d, WNConv2d
 from models.layers.normalization import NORMALIZATIONS
+from scripts.convert_checkpoint import ConvertConfig, convert
 from utils.config import ModelConfig
 from utils.errors import UsageError
 
@@ -29,6 +31,7 @@ SIZES = json.loads(Path(__file__).with_name("complexity.json").read_text())
 NAMES = [name for rows in FAMILIES.values() for name in rows]
 LARGE = 50e6  # parameters above which a network is not really run: float64, its gradient and a copy are 24 bytes each
 LAYOUT_TOLERANCE = 1e-9  # of the largest logit
+FLOAT32_EPSILON = 2**-23
 GROUPS = (32, 16, 8, 4, 2, 1)
 
 
@@ -157,6 +160,14 @@ def test_attention_works_or_is_refused(name: str, attention: str) -> None:
         exercise(config)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ["tv_squeezenet1_1", "timm_test_efficientnet"])
+def test_network_of_others_learns_and_its_weights_travel(name: str) -> None:
+    if name.startswith("timm_"):
+        pytest.importorskip("timm")
+    exercise(ModelConfig(model=name))
+
+
 def norm_layers() -> set[type[nn.Module]]:
     """The classes that stand for a norm, with or without its activation."""
     makers = [maker for row in NORMALIZATIONS.values() for maker in (row.norm, row.fused) if maker]
@@ -179,6 +190,13 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("name", NAMES)
+def test_our_own_files_keep_their_names(name: str) -> None:
+    names = on_meta(ModelConfig(model=name)).state_dict()
+    assert [(tensor, our_name(tensor, name)) for tensor in names if our_name(tensor, name) != tensor] == []
+
+
+@pytest.mark.usefixtures("cheap")
+@pytest.mark.parametrize("name", NAMES)
 def test_all_norms_fit_every_network_in_shapes(name: str) -> None:
     for config in filter(None, (refused_or(name, "norm", norm) for norm in NORMALIZATIONS)):
         model = on_meta(config)
@@ -186,3 +204,22 @@ def test_all_norms_fit_every_network_in_shapes(name: str) -> None:
         with torch.no_grad():
             logits = model(torch.empty(2, 3, side(name), side(name), device="meta"))
         assert logits.shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_onnx_file_gives_the_logits(name: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    config, size = ModelConfig(model=name), side(name)
+    model = calibrating(build_model(config, CLASSES))
+    images = torch.randn(3, 3, size, size)
+    model(images)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    convert(ConvertConfig(tmp_path / "weights.pth", onnx=tmp_path / "network.onnx", img_size=size, model=config))
+    session = runtime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    logits = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    with torch.no_grad():
+        rounded, exact = model.eval()(images), model.double()(images.double())
+    noise = max((rounded - exact).abs().max().item(), FLOAT32_EPSILON * exact.abs().max().item())
+    assert (logits - exact).abs().max().item() <= 10 * noise  # sums are added in another order
