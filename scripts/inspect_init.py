@@ -21,6 +21,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from data.batches import Normalizer
 from data.channels import with_channels
@@ -75,14 +76,14 @@ class Batch(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of all numbers of a tensor together."""
+    """Of all numbers of a tensor together, or of several that are one layer's, as an octave convolution's."""
 
     mean: float
     variance: float
 
     @classmethod
-    def of(cls, tensor: Tensor) -> "Moments":
-        values = tensor.detach().double()
+    def of(cls, tensors: Sequence[Tensor]) -> "Moments":
+        values = torch.cat([tensor.detach().flatten() for tensor in tensors]).double()
         return cls(values.mean().item(), values.var().item())
 
 
@@ -136,7 +137,7 @@ def measure(model: nn.Module, batch: Batch, points: Points) -> list[Measured]:
     if wants_data_gains(model):
         set_data_gains(model, batch.images)
     forward: dict[str, Moments] = {}
-    backward: dict[str, Moments] = {}
+    backward: dict[str, list[Tensor]] = {}
     hooks = [
         module.register_forward_hook(_recorder(name, forward, backward))
         for name, module in measured_layers(model, points).items()
@@ -144,17 +145,20 @@ def measure(model: nn.Module, batch: Batch, points: Points) -> list[Measured]:
     F.cross_entropy(model.train()(batch.images), batch.labels).backward()
     for hook in hooks:
         hook.remove()
-    return [Measured(name, moments, backward[name]) for name, moments in forward.items() if name in backward]
+    return [
+        Measured(name, moments, Moments.of(backward[name])) for name, moments in forward.items() if name in backward
+    ]
 
 
 def _recorder(
-    name: str, forward: dict[str, Moments], backward: dict[str, Moments]
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    name: str, forward: dict[str, Moments], backward: dict[str, list[Tensor]]
+) -> Callable[[nn.Module, tuple[object, ...], object], None]:
     # Moments are taken at once: an activation in place may follow.
-    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(output, Tensor):  # of octave convolutions, which give two, the layers after them are measured
-            forward[name] = Moments.of(output)
-            output.register_hook(lambda gradient: backward.update({name: Moments.of(gradient)}))
+    def record(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        forward[name] = Moments.of(tensors)
+        for tensor in tensors:
+            tensor.register_hook(backward.setdefault(name, []).append)
 
     return record
 

@@ -40,6 +40,12 @@ def test_every_convolution_is_measured_where_asked_for() -> None:
     assert convolutions[1].name == "layer1.0.conv1"
 
 
+def test_blocks_that_give_two_tensors_are_measured_over_both() -> None:
+    config = InspectConfig(**SMALL | {"model": "oct_resnet26", "batch_size": 2, "data": DataConfig(img_size=64)})
+    found = measure(build_model(config.of("bn"), 10), read_batch(config), "blocks")
+    assert [layer.name for layer in found[1:3]] == ["layer1.0", "layer1.1"]
+
+
 def test_moments_are_those_of_what_a_layer_gives_and_of_the_gradient_there() -> None:
     model, config = network("bn")
     batch = read_batch(config)
