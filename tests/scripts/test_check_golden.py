@@ -165,6 +165,7 @@ def test_states_follow_the_rules_of_the_readme() -> None:
     "pattern",
     [
         "layers/pws__*,layers/ws__*,layers/pi__WSConv2d*,layers/mz__ResNet*",
+        "layers/mz__Oct*,layers/mz__Spl*,layers/mz__Lambda*",
         "models/pws__cifar_pws*_w16,models/ws__cifar_resnet20,models/ws__cifar_resnet29*,models/mz__resnet18*",
         "checkpoints/pws__*,checkpoints/ws__*",
     ],
