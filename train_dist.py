@@ -19,11 +19,12 @@ from scripts.assembly import Network, Run, assemble_evaluation, assemble_run, se
 from scripts.layer_table import layer_table
 from utils import distributed
 from utils.config.parsing import as_toml
+from utils.contract import judgement
 from utils.ending import one_ending
 from utils.errors import StopRequested
-from utils.log import say
+from utils.log import say, weight_values
 from utils.loss import example_losses
-from utils.metrics import Score, ValidationSums, write_class_accuracy
+from utils.metrics import Score, ValidationSums, peak_memory, write_class_accuracy
 from utils.optim import set_rate
 from utils.randomness import seed_torch
 from utils.state import gather
@@ -84,21 +85,23 @@ def train_step(run: Run, batches: Iterator[Batch], step: int) -> Tensor:
     """One step of the optimizer on V shards, of which this rank carries its own. The norm of the gradient."""
     network, replicas, precision = run.network, run.replicas, run.network.precision
     replicas.begin()
-    for shard in replicas.shards:
-        images, labels = next_shard(run, batches, step, shard)
-        seed_torch(network.config.training.seed, step, shard, network.world.device)
-        images, targets = run.mix(images, labels, step, shard)
-        with replicas.shard(shard):
-            with precision.autocast():
-                logits = replicas.network(images)
-            loss = run.criterion(logits, targets)
-            precision.backward(loss, replicas.share)
+    run.ramp(step)
+    shards = next_shards(run, batches, step)
+    if run.sharpness:
+        shards = list(shards)  # for both passes
+    for shard, images, targets in shards:
+        loss, logits = backward(run, step, shard, images, targets)
         run.sums.add(shard, loss, logits, targets)
     replicas.reduce()
+    if run.sharpness:
+        with run.sharpness.worst(), replicas.second_pass():
+            for shard, images, targets in shards:
+                backward(run, step, shard, images, targets)
+            replicas.reduce()
     norm = precision.gradient_norm(run.optimizer)
     finite = norm.isfinite()
-    if network.config.optim.clip_grad:
-        torch.nn.utils.clip_grads_with_norm_(replicas.parameters, network.config.optim.clip_grad, norm)
+    if run.clip:
+        run.clip(norm)
     set_rate(run.optimizer, run.rate(step))
     precision.step(run.optimizer, finite)
     replicas.statistics.keep_where(finite)
@@ -107,14 +110,28 @@ def train_step(run: Run, batches: Iterator[Batch], step: int) -> Tensor:
     return norm
 
 
-def next_shard(run: Run, batches: Iterator[Batch], step: int, shard: int) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, h, w) and labels (n,) of one shard, on the device."""
-    asked = time.perf_counter()
-    batch = next(batches)
-    run.report.watch.waiting(asked)
-    run.report.used(step, shard, batch.indices)
-    run.sums.add_bad(shard, len(batch.bad))
-    return run.network.normalize(batch.images), batch.labels.to(run.network.world.device, non_blocking=True)
+def next_shards(run: Run, batches: Iterator[Batch], step: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """This rank's shards of one step, one after the other: number, images (n, 3, h, w) and targets, on the device."""
+    for shard in run.replicas.shards:
+        asked = time.perf_counter()
+        batch = next(batches)
+        run.report.watch.waiting(asked)
+        run.report.used(step, shard, batch.indices)
+        run.sums.add_bad(shard, len(batch.bad))
+        labels = batch.labels.to(run.network.world.device, non_blocking=True)
+        yield shard, *run.mix(run.network.normalize(batch.images), labels, step, shard)
+
+
+def backward(run: Run, step: int, shard: int, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Add the gradients of one shard. Its loss, and its logits."""
+    network, replicas, precision = run.network, run.replicas, run.network.precision
+    seed_torch(network.config.training.seed, step, shard, network.world.device)
+    with replicas.shard(shard):
+        with precision.autocast():
+            logits = replicas.network(images)
+        loss = run.criterion(logits, targets, images)
+        precision.backward(loss, replicas.share)
+    return loss, logits
 
 
 def report_step(run: Run, step: int, norm: Tensor) -> None:
@@ -122,6 +139,7 @@ def report_step(run: Run, step: int, norm: Tensor) -> None:
     precision = run.network.precision
     values, bad = run.sums.read(run.network.world)
     values |= {"optim/lr": run.rate(step), "optim/grad_norm": norm.item(), **precision.values(), **run.count_bad(bad)}
+    values["mem/peak_gib"] = peak_memory(run.network.world.device)
     run.report.progressed(step + 1, values, run.network.world.size)
     precision.check(step + 1)
 
@@ -133,12 +151,17 @@ def finish_epoch(run: Run) -> None:
     is_best = False
     if position.epoch % config.run.val_interval == 0 or position.epoch == config.schedule.epochs:
         distributed.barrier(run.network.world, "validation", config.training.timeout)
+        if config.training.precise_bn:
+            run.estimate_statistics()
         scores = validate(run.network)
-        run.report.validated(position.step, {name: score.values() for name, score in scores.items()})
+        told = weight_values(run.network.model) if config.run.weight_stats else {}
+        run.report.validated(position.step, told | {name: score.values() for name, score in scores.items()})
         best = max(score.top1 for score in scores.values())
         is_best = best > position.best
         if is_best:
             position.best, position.best_step = best, position.step
+        if config.contract.top1:
+            run.say(judgement(config.contract, position.epoch, best, position.best))
     save(run, is_best, end_of_epoch=True)
 
 

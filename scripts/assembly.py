@@ -7,38 +7,51 @@ network is replicated.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data.batches import Batch, Normalizer
 from data.channels import with_channels
 from data.loaders import Data, Split, engine, missed, open_data, open_validation, refuse_device
 from data.order import steps_per_epoch, training_order, training_requests
-from models import build_model, gain_parameters, refuse_unsynced, set_data_gains, wants_data_gains
+from models import (
+    DropBlockRamp,
+    build_model,
+    gain_parameters,
+    refuse_ghosts,
+    refuse_unsynced,
+    set_data_gains,
+    wants_data_gains,
+)
+from models.kinds import parameter_kinds
 from models.pretrained import pretrained_file
 from models.starting import start_from
+from scripts.teaching import build_criterion, build_teacher
 from utils import distributed
 from utils.averaging import build_average
+from utils.batch_statistics import keeps_statistics, reestimate
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
 from utils.config import Config
 from utils.config.comparing import refuse_unknown
 from utils.config.parsing import config_from_settings, read_config, settings_of
+from utils.contract import promise
+from utils.distillation import Criterion
 from utils.distributed import StopSignal, World
 from utils.ending import Ending
 from utils.errors import DataError, UsageError
 from utils.files import write_json
 from utils.log import History, IndexLog, Progress, Report, cut_index_logs, say
-from utils.loss import build_loss
 from utils.metrics import TrainingSums
-from utils.mixing import build_mixing
-from utils.optim import build_optimizer, parameter_groups
-from utils.precision import Precision
+from utils.mixing import Mixing, build_mixing
+from utils.optim import Sharpness, Steps, build_clipping, build_optimizer, el2_told, parameter_groups
+from utils.precision import Precision, refuse_unscaled
 from utils.replication import count_shards, replicate
 from utils.run_folder import RunFolder
 from utils.schedule import build_schedule, peak_rate
-from utils.state import HasState, Identity, Position, changed_numerics, compared_among_ranks, give_back
+from utils.state import HasState, Identity, Position, changed_numerics, compared_among_ranks, give_back, numerics
 
 
 def settings_from(arguments: list[str]) -> tuple[Config, bool]:
@@ -53,11 +66,20 @@ def settings_from(arguments: list[str]) -> tuple[Config, bool]:
             "--evaluate needs --resume with the path of a checkpoint, or auto with --output-dir; or --init-from"
         )
     saved = {name: section for name, section in found.state["config"].items() if name != "run"}
-    return read_config(arguments, config_from_settings(saved, str(found.path)))
+    measured = config_from_settings(saved, str(found.path))
+    if config.training.precise_bn not in (0, measured.training.precise_bn):
+        raise UsageError(_unprecise(config))
+    return read_config(arguments, measured)
+
+
+def _unprecise(config: Config) -> str:
+    return f"--precise-bn {config.training.precise_bn}: --evaluate takes the statistics of the file; leave it out"
 
 
 def _refuse_start(config: Config) -> None:
     run = config.run
+    if run.has_start and run.evaluate and config.training.precise_bn:
+        raise UsageError(_unprecise(config))
     if run.init_head == "fresh" and not run.has_start:
         raise UsageError("--init-head fresh says which weights of --init-from to take, and there is none; name a file")
     if run.pretrained and run.init_from:
@@ -106,7 +128,15 @@ class Network:
 class Run:
     """A network and all that trains it, at its first step or where `found` left it."""
 
-    def __init__(self, network: Network, train: Split, identity: Identity, ending: Ending, found: Found | None):
+    def __init__(
+        self,
+        network: Network,
+        train: Split,
+        identity: Identity,
+        ending: Ending,
+        found: Found | None,
+        criterion: Criterion,
+    ):
         config, world = network.config, network.world
         self.ending = ending
         training = config.training
@@ -116,13 +146,15 @@ class Run:
         self.steps_per_epoch = steps_per_epoch(self.order.count, self.shards, training.batch_size)
         self.steps = config.schedule.epochs * self.steps_per_epoch
         self.rate = build_schedule(config.schedule, peak_rate(config.optim, self.global_batch), self.steps_per_epoch)
-        groups = parameter_groups(network.model, gain_parameters(network.model), config.optim)
-        self.optimizer = build_optimizer(groups, config.optim)
-        self.criterion = build_loss(config.loss)
-        self.mix = build_mixing(config.loss, training.seed, network.classes)
+        self.optimizer = optimizer_of(network)
+        self.clip = clipping_of(network)
+        self.criterion = criterion
+        self.mix = mixing_of(network, self.steps_per_epoch)
         self.keeper = Keeper(ending.folder, config.run.keep_epochs)
         self.position = self._go_on(found) if found else self._start()
+        self.ramp = DropBlockRamp(network.model, self.steps)
         self.replicas = replicate(network.model, world, self.shards, training.exact)
+        self.sharpness = Sharpness(self.replicas.parameters, config.optim.sam) if config.optim.sam else None
         self.sums = TrainingSums(self.shards, self.replicas.shards, world.device)
         if found:
             self.sums.restore(found.state["sums"])
@@ -180,11 +212,21 @@ class Run:
 
     def batches(self) -> Iterator[Batch]:
         """This rank's shards of all steps that are left."""
-        training = self.network.config.training
-        local, start = self.replicas.shards, self.position.step
-        return self.train.loader.batches(
-            training_requests(self.order, training.batch_size, self.shards, local, start, self.steps)
-        )
+        return self._batches(self.position.step, self.steps)
+
+    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
+        size, local = self.network.config.training.batch_size, self.replicas.shards
+        return self.train.loader.batches(training_requests(self.order, size, self.shards, local, start, stop))
+
+    def estimate_statistics(self) -> None:
+        """The running statistics of whatever is validated, from the batches of the last steps of --precise-bn."""
+        network, done = self.network, self.position.step
+        start = max(0, done - network.config.training.precise_bn)
+        averages = [network.average.network] if network.average else []
+        for model in [network.model, *averages]:
+            images = (network.normalize(batch.images) for batch in self._batches(start, done))
+            with network.precision.autocast():
+                reestimate(model, images, network.world)
 
     def _go_on(self, found: Found) -> Position:
         self.identity.refuse_other(found.state, found.path)
@@ -239,6 +281,8 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     config = dataclasses.replace(config, data=chosen)  # a checkpoint says what its run was made with
     network = Network(config, world, data.val)
     _refuse_mistakes(network, len(data.train.store))
+    teacher = build_teacher(config, network.classes, network.precision, world)
+    criterion = build_criterion(config.loss, teacher)
     if config.run.has_start and config.run.resume is None:
         network.start_from_file()
     found = _claim_folder(config, ending)
@@ -246,13 +290,32 @@ def assemble_run(config: Config, ending: Ending) -> Run:
         network.start_from_file()
     shards = count_shards(training, world.size, found.state["shards"] if found else None)
     refuse_unsynced(network.model, shards, world.size)  # V may be the checkpoint's
-    identity = Identity(config, shards, data.train.store.identity())
+    identity = Identity(config, shards, data.train.store.identity(), teacher.fingerprint if teacher else "")
     distributed.agree(world, compared_among_ranks(identity, world))
-    run = Run(network, data.train, identity, ending, found)
+    run = Run(network, data.train, identity, ending, found, criterion)
     ending.step = run.position.step
     if world.is_first:
         _introduce(run, data, found)
     return run
+
+
+def optimizer_of(network: Network) -> Steps:
+    """What moves the weights of a network, by the flags. UsageError where they say nothing, or too much."""
+    model, optim = network.model, network.config.optim
+    kinds = parameter_kinds(model, network.classes)
+    return build_optimizer(parameter_groups(model, gain_parameters(model), optim, kinds), optim, kinds)
+
+
+def clipping_of(network: Network) -> Callable[[Tensor], None] | None:
+    """What --clip-grad does to the gradients of a network, of which it gets the norm."""
+    trained = [parameter for parameter in network.model.parameters() if parameter.requires_grad]
+    return build_clipping(trained, network.config.optim, parameter_kinds(network.model, network.classes))
+
+
+def mixing_of(network: Network, steps_per_epoch: int) -> Mixing:
+    """What --mixup and --cutmix ask for."""
+    config = network.config
+    return build_mixing(config.loss, config.training.seed, network.classes, config.schedule.epochs, steps_per_epoch)
 
 
 def _refuse_mistakes(network: Network, images: int) -> None:
@@ -260,10 +323,16 @@ def _refuse_mistakes(network: Network, images: int) -> None:
     config, training = network.config, network.config.training
     shards = count_shards(training, network.world.size, None)
     refuse_unsynced(network.model, shards, network.world.size)
+    refuse_ghosts(config.model, training.batch_size)
+    if training.precise_bn and not keeps_statistics(network.model):
+        raise UsageError(f"--precise-bn {training.precise_bn} has no effect: no norm keeps statistics; leave it out")
     peak = peak_rate(config.optim, shards * training.batch_size)
     training_order(config.data, training.seed, images)
     build_schedule(config.schedule, peak, steps_per_epoch(images, shards, training.batch_size))
-    build_optimizer(parameter_groups(network.model, gain_parameters(network.model), config.optim), config.optim)
+    optimizer_of(network)
+    clipping_of(network)
+    mixing_of(network, 1)
+    refuse_unscaled(training)
     refuse_unknown(config.run.resume_allow)
 
 
@@ -292,7 +361,8 @@ def _lock_and_find(config: Config, ending: Ending) -> Found | None:
 def _introduce(run: Run, data: Data, found: Found | None) -> None:
     """What is trained on what, and how: config.json for programs, some lines for people."""
     config, world = run.network.config, run.network.world
-    write_json(folder_of(config) / "config.json", settings_of(config) | {"shards": run.shards, "steps": run.steps})
+    facts = {"shards": run.shards, "steps": run.steps, "processes": world.size, "environment": numerics()}
+    write_json(folder_of(config) / "config.json", settings_of(config) | facts)
     parameters = sum(p.numel() for p in run.network.model.parameters())
     say(f"{config.model.model}, norm {config.model.norm}: {parameters:,} parameters, {config.training.precision}")
     say(f"training   {data.train.store.describe()}")
@@ -304,6 +374,12 @@ def _introduce(run: Run, data: Data, found: Found | None) -> None:
         f"{run.shards} shards of {config.training.batch_size} images on {world.size} processes ({world.device.type}): "
         f"{run.steps_per_epoch} steps an epoch, {run.steps} in all; writing to {folder_of(config)}"
     )
+    if config.optim.el2:
+        say(el2_told(run.network.model, parameter_kinds(run.network.model, run.network.classes)))
+    if config.contract.top1:
+        say(promise(config.contract, parameters))
+    if run.identity.teacher:
+        say(f"teacher    {config.loss.teacher}, sum {run.identity.teacher[:12]}")
     if found is None and config.run.has_start:
         source = config.run.init_from or "torchvision's file"
         say(f"starting from the weights in {source}, classifier: {config.run.init_head}")

@@ -176,6 +176,16 @@ class Replicas:
             yield
         self.moved.append(self.statistics.values())
 
+    @contextlib.contextmanager
+    def second_pass(self) -> Iterator[None]:
+        """Around another pass over the shards of a step: new gradients, the statistics as the first pass left them."""
+        statistics = self.statistics
+        start, counters = statistics.start, statistics.start_counters
+        self.begin()
+        yield
+        statistics.rewind()
+        statistics.start, statistics.start_counters = start, counters
+
     def reduce(self) -> None:
         """Leave the means over all shards in the gradients and the running statistics."""
         if not self.statistics.moving:
