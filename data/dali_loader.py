@@ -81,19 +81,26 @@ class DaliLoader:
         Images that DALI cannot decode are judged by Pillow, as everywhere: their batch is made by hand, and DALI starts
         anew with the next.
         """
-        belt = _Belt(in_threads(self._prepare, requests, 1, AHEAD if self._threads else 0))
-        size = 0
-        while more := belt.next_size():
-            size = max(size, more)
-            yield from self._run(self._pipeline(belt, size), belt)
+        decoded = self._decoded(_Belt(in_threads(self._prepare, requests, 1, AHEAD if self._threads else 0)))
+        if self._source.plan.augmentations is None:
+            yield from map(_finish, decoded)
+        else:
+            yield from in_threads(_finish, decoded, max(self._threads, 1), self._threads + 1 if self._threads else 0)
 
     def describe(self) -> str:
         """One line for the log."""
         where = "on the CPU" if self._device_id is None else f"on GPU {self._device_id}"
         return f"DALI {where}, {self._threads} threads, {AHEAD if self._threads else 0} batches ahead"
 
-    def _run(self, pipeline: "Pipeline", belt: "_Belt") -> Iterator[Batch]:
-        """The batches that one pipeline makes: until there are no more, or a larger one, or one that it fails on."""
+    def _decoded(self, belt: "_Belt") -> Iterator[Feed]:
+        """The batches of the belt with what DALI can fill."""
+        size = 0
+        while more := belt.next_size():
+            size = max(size, more)
+            yield from self._run(self._pipeline(belt, size), belt)
+
+    def _run(self, pipeline: "Pipeline", belt: "_Belt") -> Iterator[Feed]:
+        """The batches that one pipeline fills: until there are no more, or a larger one, or one that it fails on."""
         stream = None if self._device_id is None else torch.cuda.current_stream(self._device_id)
         while True:
             try:
@@ -103,12 +110,12 @@ class DaliLoader:
             except RuntimeError as error:
                 if UNDECODED not in str(error):
                     raise EnvironmentFault(f"DALI failed: {_reason(error)}; use --loader native or torch") from error
-                yield _by_hand(belt.failed())
+                failed = belt.failed()
+                yield failed._replace(odd=list(range(len(failed.making.indices))))
                 return
             feed = belt.inside.popleft()
             feed.making.images.copy_(torch.from_dlpack(images.as_tensor()))
-            feed.making.by_hand(feed.odd)
-            yield feed.making.batch()
+            yield feed
 
     def _pipeline(self, belt: "_Belt", size: int) -> "Pipeline":
         """A pipeline for batches of up to `size` images, taken from the belt."""
@@ -132,8 +139,8 @@ class DaliLoader:
         making = self._source.begin(request, pinned=torch.cuda.is_available() and not on_gpu, device=device)
         files, extents = making.plain_jpegs()
         rows = np.flatnonzero(extents.all(axis=1))
-        views = self._source.plan.views(making.epoch, making.indices[rows], *extents[rows].T)
-        blank = [0, 0, BLANK, BLANK, self._source.plan.side, self._source.plan.side, 0, 0, 0]
+        views = making.views(rows, *extents[rows].T)
+        blank = [0, 0, BLANK, BLANK, *making.images.shape[1:3], 0, 0, 0]
         numbers = np.tile(np.array(blank, dtype=np.int32), (len(files), 1))
         numbers[rows] = np.column_stack([views.boxes, views.sizes[:, ::-1], views.corners, views.flips])
         encoded = [np.frombuffer(file or self._blank, dtype=np.uint8) for file in files]
@@ -172,7 +179,7 @@ def graph(feed: "Callable[[BatchInfo], Columns]", plan: Plan, device: str) -> "D
     kind = types.INTERP_CUBIC if cubic else types.INTERP_TRIANGULAR
     images = fn.resize(images, size=sizes, interp_type=kind, antialias=True)
     if corners:
-        window = {"start": corners[0], "shape": [plan.side, plan.side], "axis_names": "WH"}
+        window = {"start": corners[0], "shape": [plan.side(0)] * 2, "axis_names": "WH"}
         images = fn.slice(images, **window, out_of_bounds_policy="pad", fill_values=0)
     return fn.flip(images, horizontal=flips)
 
@@ -211,9 +218,9 @@ class _Belt:
         return feed
 
 
-def _by_hand(feed: Feed) -> Batch:
-    """A whole batch by Pillow."""
-    feed.making.by_hand(range(len(feed.making.indices)))
+def _finish(feed: Feed) -> Batch:
+    """A batch, of which Pillow makes what DALI did not."""
+    feed.making.by_hand(feed.odd)
     return feed.making.batch()
 
 

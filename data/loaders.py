@@ -7,7 +7,9 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from data.augmentation.chain import asked_for
 from data.batches import Loader
+from data.channels import with_channels
 from data.dali_loader import DaliLoader
 from data.native_loader import GET_IT, NativeLoader, is_built
 from data.plan import Plan, training_plan, validation_plan
@@ -50,11 +52,15 @@ def open_data(config: DataConfig, seed: int) -> Data:
 
 
 def open_training(config: DataConfig, seed: int) -> Split:
-    """The training images, cropped and flipped as drawn from `seed`."""
+    """The training images, cropped, flipped and augmented as drawn from `seed`."""
     plan = training_plan(config, seed)
+    _refuse_augmentations(config)
     if config.loader == "synthetic":
-        return _synthetic(config, seed, config.synthetic_images, plan.side)
-    return _real(config, open_store(_folder(config), "train"), plan)
+        return _synthetic(config, seed, config.synthetic_images, plan.side(0))
+    store = open_store(_folder(config), "train")
+    if plan.augmentations:
+        plan = training_plan(with_channels(config, store), seed)  # some paint with the mean colour
+    return _real(config, store, plan)
 
 
 def open_validation(config: DataConfig, seed: int, split: Literal["train", "val"] = "val") -> Split:
@@ -64,7 +70,7 @@ def open_validation(config: DataConfig, seed: int, split: Literal["train", "val"
     """
     plan = validation_plan(config)
     if config.loader == "synthetic":
-        return _synthetic(config, seed + 1, -(-config.synthetic_images // VALIDATION_SHARE), plan.side)
+        return _synthetic(config, seed + 1, -(-config.synthetic_images // VALIDATION_SHARE), plan.side(0))
     return _real(config, open_store(_folder(config), split), plan)
 
 
@@ -72,6 +78,18 @@ def refuse_device(config: DataConfig, device: torch.device) -> None:
     """UsageError if the engine is one for a GPU but the network is to run on the CPU."""
     if config.loader == "dali-gpu" and device.type == "cpu":
         raise UsageError("--loader dali-gpu puts images on a GPU, but --device is cpu; use --loader dali-cpu")
+
+
+def _refuse_augmentations(config: DataConfig) -> None:
+    """UsageError for what the engine does not carry out."""
+    flag = asked_for(config)
+    here = flag or (
+        "--repeated-aug" if config.repeated_aug > 1 else "--img-size-start" if config.img_size_start else ""
+    )
+    if flag and config.loader == "dali-gpu":
+        raise UsageError(f"{flag} is done on the CPU, but --loader dali-gpu has its images on a GPU; use dali-cpu")
+    if config.loader == "synthetic" and here:
+        raise UsageError(f"{here} has no effect on --loader synthetic, which shows random pixels; leave it out")
 
 
 def engine(config: DataConfig) -> str:

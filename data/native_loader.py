@@ -38,7 +38,10 @@ class NativeLoader:
 
     def batches(self, requests: Iterable[Request]) -> Iterator[Batch]:
         """A batch for each request, in order, the same for any number of threads. DataError at a bad image."""
-        return in_threads(self.load, requests, MAKERS, AHEAD if self._threads else 0)
+        makers, ahead = (
+            (MAKERS, AHEAD) if self._source.plan.augmentations is None else (self._threads, self._threads + 1)
+        )
+        return in_threads(self.load, requests, makers, ahead if self._threads else 0)
 
     def describe(self) -> str:
         """One line for the log."""
@@ -69,7 +72,7 @@ class NativeLoader:
         plan, status = self._source.plan, np.ones(len(sizes), dtype=np.int32)
         rows = np.flatnonzero(sizes.all(axis=1))
         views = np.zeros((len(sizes), 9), dtype=np.int64)
-        seen = plan.views(making.epoch, making.indices[rows], *sizes[rows].T)
+        seen = making.views(rows, *sizes[rows].T)
         views[rows] = np.concatenate([seen.boxes, seen.sizes, seen.corners, seen.flips[:, None]], axis=1)
         status[rows] = 0  # C takes up those with 0 only
         bicubic = plan.interpolation == "bicubic"

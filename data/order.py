@@ -7,6 +7,11 @@ Block-shuffled order is for disks that are slow at random access. What it costs 
 class, so a block of neighbours is of one class or two. With 64 blocks of 256, 16,384 images are mixed at a time, which
 is how far the page cache has to reach (1.8 GB of ImageNet). They are of about 74 of its 1000 classes, and two of them
 are of the same class once in 65 times instead of once in 1000. Smaller blocks and more of them mix better.
+
+Repeated augmentation (Hoffer et al., arXiv 1901.09335; Berman et al., arXiv 1902.05509) fills N places in a row with
+each image, drawn anew for each: mostly in the same shard, as there. An epoch keeps its length and its steps, so it
+shows only the first 1 / N of its permutation, as in MultiGrain and DeiT. (timm and torchvision deal the N out to
+different GPUs.)
 """
 
 from collections.abc import Iterator
@@ -22,10 +27,14 @@ from utils.randomness import ORDER, generator
 
 
 class Request(NamedTuple):
-    """One batch to load: the numbers of its images in the store, and the epoch that their crops are drawn for."""
+    """One batch to load: the numbers of its images in the store, and the epoch that their crops are drawn for.
+
+    Where an epoch shows images several times, `copies` says which time it is, from 0.
+    """
 
     epoch: int
     indices: NDArray[np.int64]
+    copies: NDArray[np.int64] | None = None
 
 
 def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
@@ -38,13 +47,14 @@ class Order:
     """How the epochs of a run visit `count` images.
 
     With `block`, blocks of so many neighbours (the last may be shorter) are permuted, and the images of each `window`
-    consecutive blocks are mixed. Without it any image may come next.
+    consecutive blocks are mixed. Without it any image may come next. An image comes `repeats` times in a row.
     """
 
     seed: int
     count: int
     block: int | None = None
     window: int = 1
+    repeats: int = 1
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Every image once, in the order of one epoch: (count,)."""
@@ -64,12 +74,12 @@ class Order:
 def training_order(config: DataConfig, seed: int, count: int) -> Order:
     """The order that the settings ask for. UsageError if a setting of blocks is given where there are none."""
     if config.shuffle == "blocks":
-        return Order(seed, count, config.shuffle_block, config.shuffle_window)
+        return Order(seed, count, config.shuffle_block, config.shuffle_window, config.repeated_aug)
     for name in ("shuffle_block", "shuffle_window"):
         if getattr(config, name) != getattr(DataConfig(), name):
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} has no effect on --shuffle full; leave it out, or choose --shuffle blocks")
-    return Order(seed, count)
+    return Order(seed, count, repeats=config.repeated_aug)
 
 
 def steps_per_epoch(count: int, shards: int, batch_size: int) -> int:
@@ -99,7 +109,15 @@ def training_requests(
             images = order.epoch(epoch)
         for shard in local:
             first = ((step % per_epoch) * shards + shard) * batch_size
-            yield Request(epoch, images[first : first + batch_size])
+            yield _request(epoch, images, order.repeats, first, batch_size)
+
+
+def _request(epoch: int, images: NDArray[np.int64], repeats: int, first: int, size: int) -> Request:
+    """The next `size` places of an epoch from place `first`, each image filling `repeats` of them."""
+    if repeats == 1:
+        return Request(epoch, images[first : first + size])
+    places = np.arange(first, first + size)
+    return Request(epoch, images[places // repeats], places % repeats)
 
 
 def validation_numbers(count: int, batch_size: int, rank: int, world: int) -> range:

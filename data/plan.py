@@ -1,7 +1,7 @@
-"""What happens to each image: crop and flip, drawn from (seed, epoch, index), whatever batch or engine it is in.
+"""What happens to each image: crop, flip and more, drawn from (seed, epoch, index), whatever batch or engine it is in.
 
 A plan is numbers relative to an image's own size; given the sizes of a batch it yields the `Views` of its images, and
-every engine carries out the same views.
+every engine carries out the same views. What comes after crop and flip is `data.augmentation`'s.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.augmentation.chain import Chain, build_chain
+from data.growth import Growth, build_growth
 from utils.config.data import DataConfig
 from utils.errors import UsageError
 from utils.randomness import CROP, FLIP, uniforms
@@ -29,8 +31,8 @@ ELONGATION = 16
 class Views(NamedTuple):
     """How n images are seen: `boxes` are cut out and resized to `sizes`; then comes the square window at `corners`.
 
-    The side of the window is the plan's `side`; where it reaches beyond the resized box it is zero. It is mirrored
-    where `flips` is true.
+    The side of the window is the plan's `side(epoch)`; where it reaches beyond the resized box it is zero. It is
+    mirrored where `flips` is true.
     """
 
     boxes: Integers  # (n, 4) left, top, width, height, in pixels of the image
@@ -99,49 +101,60 @@ class PadCrop:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What a training image goes through: a random crop to `crop.side` pixels, and a flip with probability `hflip`."""
+    """What a training image goes through: a random crop to `crop.side` pixels, a flip with probability `hflip`, ..."""
 
     seed: int
     crop: RandomResizedCrop | PadCrop
     hflip: float
     interpolation: str
+    augmentations: Chain | None = None  # after the flip
+    growth: Growth | None = None
 
-    @property
-    def side(self) -> int:
-        """Side of every image that comes out, in pixels."""
-        return self.crop.side
+    def side(self, epoch: int) -> int:
+        """Side of every image that comes out in an epoch, in pixels."""
+        return self.growth.side(epoch) if self.growth else self.crop.side
 
     @property
     def shows_all(self) -> bool:
         """Whether the window is always the whole of the resized box."""
         return self.crop.shows_all
 
-    def views(self, epoch: int, indices: Integers, widths: Integers, heights: Integers) -> Views:
-        """The views of the images `indices` (n,) in one epoch, each a function of (seed, epoch, index, size)."""
-        numbers = uniforms(self.seed, CROP, epoch, indices, self.crop.draws)
+    def views(
+        self, epoch: int, indices: Integers, widths: Integers, heights: Integers, copies: Integers | None = None
+    ) -> Views:
+        """The views of the images `indices` (n,) in one epoch, each a function of (seed, epoch, index, copy, size)."""
+        numbers = uniforms(self.seed, CROP, epoch, indices, self.crop.draws, copies)
         boxes, corners = self.crop.place(numbers, widths, heights)
-        sizes = np.full_like(corners, self.side)
-        return Views(boxes, sizes, corners, uniforms(self.seed, FLIP, epoch, indices, 1)[:, 0] < self.hflip)
+        sizes = np.full_like(corners, self.side(epoch))
+        flips = uniforms(self.seed, FLIP, epoch, indices, 1, copies)[:, 0] < self.hflip
+        return Views(boxes, sizes, corners, flips)
 
 
 @dataclass(frozen=True)
 class ValPlan:
-    """What a validation image goes through: shorter side to `resize` pixels, then the middle `side`; as torchvision."""
+    """What a validation image goes through: shorter side to `resize` pixels, then the middle `crop`; as torchvision."""
 
     resize: int
-    side: int
+    crop: int
     interpolation: str
 
     shows_all = False
+    augmentations = None
 
-    def views(self, epoch: int, indices: Integers, widths: Integers, heights: Integers) -> Views:
+    def side(self, epoch: int) -> int:
+        """Side of every image that comes out, in pixels."""
+        return self.crop
+
+    def views(
+        self, epoch: int, indices: Integers, widths: Integers, heights: Integers, copies: Integers | None = None
+    ) -> Views:
         """The views of n images; the same in every epoch."""
         full = np.stack([widths, heights], axis=1)
         shorter = full.min(axis=1, keepdims=True)
         seen = np.minimum(full, ELONGATION * shorter)
         # torchvision's Resize cuts the longer side down to whole pixels, its CenterCrop rounds half to even.
         sizes = self.resize * seen // shorter
-        corners = np.rint((sizes - self.side) / 2).astype(np.int64)
+        corners = np.rint((sizes - self.crop) / 2).astype(np.int64)
         return Views(np.concatenate([(full - seen) // 2, seen], axis=1), sizes, corners, np.zeros(len(full), np.bool_))
 
 
@@ -156,7 +169,8 @@ def training_plan(config: DataConfig, seed: int) -> TrainPlan:
     _refuse_unused(config)
     random_resized = RandomResizedCrop(config.img_size, config.scale, config.ratio)
     crop = PadCrop(config.img_size, config.pad) if _pads(config) else random_resized
-    return TrainPlan(seed, crop, config.hflip, config.interpolation)
+    growth = build_growth(config, _pads(config))
+    return TrainPlan(seed, crop, config.hflip, config.interpolation, build_chain(config, seed), growth)
 
 
 def _refuse_unused(config: DataConfig) -> None:

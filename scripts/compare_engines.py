@@ -161,7 +161,7 @@ class Comparison:
     def lines(self, split: str) -> Iterator[str]:
         """What was found, for people."""
         windows = f"{self.other_windows} windows differ" if self.other_windows else "windows identical"
-        yield f"{split}: {self.shown} crops of {self.plan.side} pixels, {windows}"
+        yield f"{split}: {self.shown} crops of {self.plan.side(0)} pixels, {windows}"
         for pair in self.pairs:
             worst = f", most in {self.store.name(pair.index)} ({pair.worst:.4f})" if pair.crops else ""
             means = f"mean difference {pair.mean:.4f} of 255, largest {pair.most}{worst}"

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 # One stream for each use of randomness, so that a new use changes none of the others. Never renumber.
 ORDER, CROP, FLIP, TORCH, MIXING, SYNTHETIC, SUBSTITUTE = range(7)
+# Of data.augmentation, from 32 up, so that both lists can grow.
+ROTATION, THREE_AUGMENT, AUTO_AUGMENT, JITTER, GRAYSCALE, BLUR, SOLARIZE, LIGHTING, CUTOUT, ERASING = range(32, 42)
+ERASED_PIXELS = 42
 
 # Multipliers and Weyl constants of Philox4x64 (Salmon et al. 2011, table 2).
 MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -45,13 +48,25 @@ def philox(key: tuple[int, int], counters: NDArray[np.uint64]) -> NDArray[np.uin
     return np.stack([c0, c1, c2, c3], axis=1)
 
 
-def uniforms(seed: int, stream: int, epoch: int, indices: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
-    """`draws` numbers in [0, 1) for each image of one epoch: (n, draws), row i a function of (seed, epoch, index i)."""
+def uniforms(
+    seed: int,
+    stream: int,
+    epoch: int,
+    indices: NDArray[np.int64],
+    draws: int,
+    copies: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """`draws` numbers in [0, 1) for each image of one epoch: (n, draws), row i a function of (seed, epoch, index i).
+
+    Where an epoch shows an image several times also of `copies` (n,): which time it is, from 0, as without them.
+    """
     blocks = -(-draws // 4)
     counters = np.zeros((len(indices), blocks, 4), dtype=np.uint64)
     counters[:, :, 0] = np.asarray(indices, dtype=np.uint64)[:, None]
     counters[:, :, 1] = np.uint64(epoch)
     counters[:, :, 2] = np.arange(blocks, dtype=np.uint64)
+    if copies is not None:
+        counters[:, :, 3] = np.asarray(copies, dtype=np.uint64)[:, None]
     bits = philox((seed, stream), counters.reshape(-1, 4)).reshape(len(indices), 4 * blocks)[:, :draws]
     return (bits >> np.uint64(11)) * 2.0**-53
 

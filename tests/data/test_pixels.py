@@ -41,7 +41,7 @@ def test_random_resized_crop_gives_torchvisions_pixels(interpolation: str, pictu
 @pytest.mark.parametrize("interpolation", MODES)
 def test_validation_gives_torchvisions_pixels(interpolation: str, picture: Callable[..., Image.Image]):
     plan = validation_plan(DataConfig(interpolation=interpolation, img_size=96))
-    expected = Compose([Resize(plan.resize, MODES[interpolation]), CenterCrop(plan.side)])
+    expected = Compose([Resize(plan.resize, MODES[interpolation]), CenterCrop(plan.crop)])
     for index, size in enumerate([*SIZES[:5], (1, 1), (30, 400)]):
         image = picture(index, *size)
         ours = render(image, views_of(plan, image, index), 0, 96, interpolation)

@@ -151,7 +151,7 @@ def test_validation_bounds_what_a_very_long_image_is_resized_to():
 )
 def test_validation_defaults(settings: dict[str, object], resize: int, side: int):
     plan = validation_plan(DataConfig(**settings))
-    assert (plan.resize, plan.side) == (resize, side)
+    assert (plan.resize, plan.side(0)) == (resize, side)
 
 
 def test_settings_that_contradict_each_other_are_refused():

@@ -6,15 +6,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tyro.conf import arg
 
+from utils.config.augmentation import AugmentationConfig, Positive, Share
 from utils.config.strict import STRICT
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 Pixels = Annotated[int, Field(ge=1)]
+Epoch = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class DataConfig:
+class DataConfig(AugmentationConfig):
     """Which images are seen, and how they are brought to the network."""
 
     data_dir: Annotated[str | None, arg(aliases=["--data-path"])] = None
@@ -35,6 +35,10 @@ class DataConfig:
     """blocks: how many of them are mixed, image by image"""
     img_size: Pixels = 224
     """side of a training crop, pixels"""
+    img_size_start: Pixels | None = None
+    """side of the training crops of the first epochs, pixels; they grow over --img-size-ramp to --img-size"""
+    img_size_ramp: tuple[Epoch, Epoch] | None = None
+    """last epoch of --img-size-start, and first of --img-size, counted from 0; between them in steps of 32 pixels"""
     train_crop: Literal["auto", "random-resized", "pad"] = "auto"
     """random-resized (ImageNet) or pad (small images); auto is pad up to 64 pixels"""
     scale: tuple[Share, Share] = (0.08, 1.0)

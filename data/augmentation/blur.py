@@ -1,0 +1,30 @@
+"""Gaussian blur as in SimCLR (Chen et al., arXiv 2002.05709): a kernel of a tenth of the image's side."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from data.augmentation.drawing import Floats, between
+from utils.randomness import BLUR
+
+
+def blurred(image: Tensor, sigma: float) -> Tensor:
+    """(3, h, w) uint8 to the same; `sigma` in pixels. The kernel is 23 pixels wide for an image of 224, 3 at least."""
+    kernel = max(3, 2 * (image.shape[-1] // 20) + 1)
+    return gaussian_blur(image, [kernel, kernel], [sigma, sigma])
+
+
+@dataclass(frozen=True)
+class GaussianBlur:
+    """An image is blurred with `probability`, by a standard deviation between two bounds, in pixels."""
+
+    probability: float
+    sigma: tuple[float, float]
+
+    stream = BLUR
+    draws = 2  # whether, how much
+
+    def __call__(self, image: Tensor, numbers: Floats) -> Tensor:
+        """(3, h, w) uint8 to the same; `numbers` (draws,)."""
+        return blurred(image, between(numbers[1], *self.sigma)) if numbers[0] < self.probability else image
