@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.config import TrainingConfig
-from utils.errors import EnvironmentFault, NumericsError
+from utils.errors import EnvironmentFault, NumericsError, UsageError
 
 COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SKIPS_IN_A_ROW = 20  # more than the halvings from 65536 that a healthy fp16 run needs
@@ -24,7 +24,8 @@ class Precision:
     def __init__(self, training: TrainingConfig, device: torch.device):
         self.name, self.device = training.precision, device
         self.storage = torch.float64 if self.name == "fp64" else torch.float32  # of weights and images
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
+        self.static_scale = training.loss_scale  # None: it adapts
+        self.scaler = _scaler(self.static_scale, device, enabled=self.name == "fp16")
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         _check(self.name, device)
@@ -54,7 +55,7 @@ class Precision:
         optimizer.found_inf = (~finite).float()  # fused optimizers read this attribute on the device
         optimizer.step()
         if self.scaler.is_enabled():
-            self.scaler.update()
+            self.scaler.update(self.static_scale)
         self.skipped += ~finite
         self.skipped_in_a_row += 1
         self.skipped_in_a_row *= ~finite
@@ -65,11 +66,16 @@ class Precision:
         if in_a_row >= SKIPS_IN_A_ROW:
             raise NumericsError(
                 f"loss or gradient was not finite in {in_a_row} steps in a row up to step {step}; "
-                "the last checkpoint is good: resume it with a smaller --lr, --clip-grad, or --precision bf16 or fp32"
+                f"the last checkpoint is good: resume it with a smaller --lr, {self._remedy}, or "
+                "--precision bf16 or fp32"
             )
-        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+        if self.scaler.is_enabled() and not self.static_scale and self.scaler.get_scale() < SMALLEST_SCALE:
             scale = self.scaler.get_scale()
             raise NumericsError(f"the fp16 loss scale fell to {scale:.3g} at step {step}; use --precision bf16 or fp32")
+
+    @property
+    def _remedy(self) -> str:
+        return f"a --loss-scale below {self.static_scale:g}" if self.static_scale else "--clip-grad"
 
     def values(self) -> dict[str, float]:
         """What the log tells of it. Waits for the device."""
@@ -90,7 +96,20 @@ class Precision:
         self.skipped_in_a_row.fill_(state["skipped_in_a_row"])
         scaler = {name.removeprefix("scaler_"): value for name, value in state.items() if name.startswith("scaler_")}
         if self.scaler.is_enabled() and scaler:
-            self.scaler.load_state_dict(scaler)
+            fixed = {"scale": self.static_scale} if self.static_scale else {}  # one changed by leave is the new one
+            self.scaler.load_state_dict(scaler | fixed)
+
+
+def _scaler(static_scale: float | None, device: torch.device, enabled: bool) -> torch.amp.GradScaler:
+    initial = {"init_scale": static_scale} if static_scale else {}
+    return torch.amp.GradScaler(device.type, enabled=enabled, **initial)
+
+
+def refuse_unscaled(training: TrainingConfig) -> None:
+    """UsageError for a scale of the loss where there is none."""
+    if training.loss_scale and training.precision != "fp16":
+        told = f"--loss-scale {training.loss_scale:g}"
+        raise UsageError(f"{told} has no effect with --precision {training.precision}; only fp16 scales its loss")
 
 
 def _check(name: str, device: torch.device) -> None:

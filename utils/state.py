@@ -42,11 +42,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is: its settings, its number of shards, its data set."""
+    """What a run is: its settings, its number of shards, its data set, the sum of its teacher (empty: has none)."""
 
     config: Config
     shards: int
     data: dict[str, str]
+    teacher: str = ""
 
     def facts(self) -> Facts:
         """What a checkpoint says of its run; `arch` is timm's name."""
@@ -56,6 +57,7 @@ class Identity:
             "seed": self.config.training.seed,
             "shards": self.shards,
             "data": self.data,
+            "teacher": self.teacher,
             "config": settings_of(self.config),
         }
 
@@ -68,6 +70,8 @@ class Identity:
         for kind in self.data.keys() & saved["data"].keys() if "data" not in allow else ():
             if self.data[kind] != saved["data"][kind]:
                 changes["data"] = (f"a set with {kind} {saved['data'][kind][:12]}", self.data[kind][:12])
+        if self.teacher != saved.get("teacher", "") and "teacher" not in allow:
+            changes["teacher"] = tuple(it[:12] or "none" for it in (saved.get("teacher", ""), self.teacher))
         if changes:
             told = "; ".join(f"{name} was {was}, is {now}" for name, (was, now) in changes.items())
             names = " ".join(changes)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from utils.config import LossConfig
+from utils.errors import UsageError
 from utils.loss import build_loss, example_losses, wide
 
 Golden = Callable[[str], tuple[dict, dict[str, NDArray]]]
@@ -84,3 +85,53 @@ def test_validation_reports_the_plain_loss_of_each_image(logits: Tensor) -> None
     found = example_losses(logits, labels)
     expected = [by_hand(logits[i : i + 1], labels[i : i + 1], 0.0) for i in range(6)]
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def binary_by_hand(logits: Tensor, wanted: list[list[float]]) -> float:
+    """Mean over images and classes of -q log p - (1 - q) log (1 - p) with p the sigmoid, term by term."""
+    terms = []
+    for row, shares in zip(logits.tolist(), wanted, strict=True):
+        for value, share in zip(row, shares, strict=True):
+            p = 1 / (1 + math.exp(-value))
+            terms.append(-share * math.log(p) - (1 - share) * math.log(1 - p))
+    return math.fsum(terms) / len(terms)
+
+
+def one_hots(labels: list[int], smoothing: float = 0.0, classes: int = 5) -> list[list[float]]:
+    return [[(1 - smoothing) * (k == label) + smoothing / classes for k in range(classes)] for label in labels]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_binary_loss_takes_each_class_for_itself(smoothing: float, logits: Tensor) -> None:
+    labels = [0, 4, 2, 2, 1, 3]
+    expected = binary_by_hand(logits, one_hots(labels, smoothing))
+    config = LossConfig(bce=True, label_smoothing=smoothing)
+    assert build_loss(config)(logits, torch.tensor(labels)).item() == pytest.approx(expected, rel=1e-12)
+    dense = torch.tensor(one_hots(labels), dtype=torch.float64)
+    assert build_loss(config)(logits, dense).item() == pytest.approx(expected, rel=1e-12)
+    summed = build_loss(LossConfig(bce=True, bce_sum=True, label_smoothing=smoothing))(logits, dense)
+    assert summed.item() == pytest.approx(5 * expected, rel=1e-12)
+
+
+def test_binary_loss_of_mixed_targets_is_of_shares_or_of_what_is_above_the_threshold(logits: Tensor) -> None:
+    shares = [[0.7, 0.3, 0, 0, 0], [0, 0.9, 0.1, 0, 0], [0, 0, 1, 0, 0]] * 2
+    targets = torch.tensor(shares, dtype=torch.float64)
+    soft = build_loss(LossConfig(bce=True, mixup=1))(logits, targets)
+    assert soft.item() == pytest.approx(binary_by_hand(logits, shares), rel=1e-12)
+    hard = build_loss(LossConfig(bce=True, bce_threshold=0.2, mixup=1))(logits, targets)
+    above = [[float(share > 0.2) for share in row] for row in shares]
+    assert hard.item() == pytest.approx(binary_by_hand(logits, above), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"bce_sum": True}, {"bce_threshold": 0.2}, {"bce_threshold": 0.2, "bce": True}], ids=str
+)
+def test_flags_of_the_binary_loss_are_refused_without_effect(settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=f"--{next(iter(settings)).replace('_', '-')}"):
+        build_loss(LossConfig(**settings))
+
+
+def test_binary_loss_is_wide(logits: Tensor) -> None:
+    loss = build_loss(LossConfig(bce=True))
+    assert loss(logits.bfloat16(), torch.tensor([0, 4, 2, 2, 1, 3])).dtype == torch.float32
+    assert loss(logits, torch.tensor([0, 4, 2, 2, 1, 3])).dtype == torch.float64

@@ -12,9 +12,9 @@ from utils.averaging import WeightAverage
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import OptimConfig, TrainingConfig
 from utils.distributed import World
-from utils.errors import EnvironmentFault, NumericsError
+from utils.errors import EnvironmentFault, NumericsError, UsageError
 from utils.optim import build_optimizer, parameter_groups, set_rate
-from utils.precision import Precision
+from utils.precision import Precision, refuse_unscaled
 from utils.replication import replicate
 
 CPU = torch.device("cpu")
@@ -31,9 +31,9 @@ def mild(logits: Tensor) -> Tensor:
 class Training:
     """A small network and all that a step needs, as train_dist.train_step does it."""
 
-    def __init__(self, precision: str, exact: bool = False):
+    def __init__(self, precision: str, exact: bool = False, loss_scale: float | None = None):
         torch.manual_seed(0)
-        self.precision = Precision(TrainingConfig(precision=precision), CPU)
+        self.precision = Precision(TrainingConfig(precision=precision, loss_scale=loss_scale), CPU)
         layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)]
         self.model = nn.Sequential(*layers).to(self.precision.storage)
         self.average = WeightAverage(self.model, 0.9)
@@ -193,6 +193,49 @@ def test_scale_of_fp16_halves_with_each_skipped_step_and_ends_the_run_at_its_flo
     training.step(7)
     with pytest.raises(NumericsError, match=r"loss scale fell to 3.05e-05 at step 8; use --precision bf16 or fp32"):
         training.precision.check(8)
+
+
+def test_static_scale_stays_where_it_is() -> None:
+    training = Training("fp16", loss_scale=128)
+    training.precision.scaler.set_growth_interval(1)
+    for step in range(4):
+        assert training.step(step, infinite if step == 1 else mild).isfinite() == (step != 1)
+        assert training.precision.values()["amp/scale"] == 128
+    tiny = Training("fp16", loss_scale=1e-6)
+    tiny.step(0)
+    tiny.precision.check(1)
+
+
+def test_static_scale_is_a_factor_on_the_gradients_before_they_are_unscaled() -> None:
+    weight = nn.Parameter(torch.tensor([2.0]))
+    precision = Precision(TrainingConfig(precision="fp16", loss_scale=96.0), CPU)
+    precision.backward((3 * weight).sum(), 1.0)
+    assert weight.grad.item() == 3 * 96
+    assert precision.gradient_norm(build_optimizer([{"params": [weight]}], OptimConfig())).item() == 3
+
+
+def test_static_scale_that_overflows_for_ever_is_told_by_name() -> None:
+    training = Training("fp16", loss_scale=2.0**40)
+    for step in range(20):
+        training.step(step)
+    with pytest.raises(NumericsError, match=r"a --loss-scale below 1.09951e\+12"):
+        training.precision.check(20)
+
+
+def test_static_scale_changed_by_leave_is_the_new_one() -> None:
+    saved, resumed = Training("fp16", loss_scale=128), Training("fp16", loss_scale=64)
+    saved.step(0)
+    resumed.precision.load_state_dict(saved.precision.state_dict())
+    resumed.step(1)
+    assert resumed.precision.values()["amp/scale"] == 64
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+def test_static_scale_is_refused_where_nothing_is_scaled(precision: str) -> None:
+    refuse_unscaled(TrainingConfig(precision="fp16", loss_scale=128))
+    refuse_unscaled(TrainingConfig(precision=precision))
+    with pytest.raises(UsageError, match=f"--loss-scale 128 has no effect with --precision {precision}"):
+        refuse_unscaled(TrainingConfig(precision=precision, loss_scale=128))
 
 
 def test_scale_does_not_change_the_gradients() -> None:

@@ -1,6 +1,7 @@
 """What a checkpoint says of its run, and what it refuses to be resumed as."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,20 @@ def test_another_data_set_is_refused() -> None:
     line = refusal(identity(), identity(data=other))
     assert "data was a set with content bbbbbbbbbbbb, is cccccccccccc" in line
     identity("--resume-allow data", data=other).refuse_other(identity().facts(), "x")
+
+
+def test_another_teacher_is_refused_and_the_same_elsewhere_is_not() -> None:
+    ours, theirs = (dataclasses.replace(identity("--teacher a.pth"), teacher=letter * 64) for letter in "ab")
+    assert "teacher was aaaaaaaaaaaa, is bbbbbbbbbbbb" in refusal(ours, theirs)
+    assert "teacher was none, is aaaaaaaaaaaa" in refusal(identity(), ours)
+    assert "teacher was aaaaaaaaaaaa, is none" in refusal(ours, identity())
+    allowed = dataclasses.replace(identity("--teacher a.pth --resume-allow teacher"), teacher="b" * 64)
+    allowed.refuse_other(ours.facts(), "x")
+    moved = dataclasses.replace(identity("--teacher resnet18 --teacher-weights b.pth"), teacher=ours.teacher)
+    moved.refuse_other(ours.facts(), "x")
+    older = identity().facts()
+    del older["teacher"]
+    identity().refuse_other(older, "x")
 
 
 def test_folder_and_lmdb_of_the_same_images_are_the_same_data() -> None:

@@ -7,14 +7,17 @@ from utils.config.parsing import Settings, settings_of
 from utils.errors import UsageError
 from utils.registry import nearest
 
-# Without effect on the weights that come out. Shards, grad_accum_steps and data_dir are compared by what they stand
-# for: V, and the data set's fingerprint.
+# Without effect on the weights that come out. Shards, grad_accum_steps, data_dir and the teacher are compared by what
+# they stand for: V, the data set's fingerprint, and the sum of the teacher's weights.
 THE_MACHINE = ("data_dir", "workers", "shards", "grad_accum_steps", "device", "threads", "timeout")
 PATIENCE = ("bad_image_budget",)
 VALIDATION = ("val_resize", "val_crop", "val_batch_size", "val_interval", "evaluate", "class_accuracy")
-WHAT_IS_TOLD = ("output_dir", "save_every", "keep_epochs", "log_interval", "log_indices", "model_info", "debug")
+WHAT_IS_TOLD = ("log_interval", "log_indices", "weight_stats", "model_info", "debug")
+KEPT = ("output_dir", "save_every", "keep_epochs")
 RESUMING = ("resume", "resume_allow")
-MAY_CHANGE = frozenset(THE_MACHINE + PATIENCE + VALIDATION + WHAT_IS_TOLD + RESUMING)
+TEACHER = ("teacher", "teacher_weights", "teacher_pretrained")
+CONTRACT = ("top1", "tolerance", "best_of_run", "parameters", "source")
+MAY_CHANGE = frozenset(THE_MACHINE + PATIENCE + VALIDATION + WHAT_IS_TOLD + KEPT + RESUMING + CONTRACT + TEACHER)
 
 
 def refuse_unknown(names: Iterable[str]) -> None:

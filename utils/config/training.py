@@ -21,6 +21,8 @@ class TrainingConfig:
     """shards that one process adds up before a step: another way to give --shards"""
     precision: Annotated[Literal["fp32", "tf32", "fp16", "bf16", "fp64"], arg(aliases=["--dtype"])] = "fp32"
     """arithmetic of the network; --amp is fp16; fp64 is for checks"""
+    loss_scale: Annotated[float | None, Field(gt=0), arg(aliases=["--static-loss-scale"])] = None
+    """fp16: factor on the loss that stays as it is, such as 128; one that adapts if not given"""
     exact: bool = False
     """same bits at any number of processes: tree order of additions, deterministic kernels, one thread on a CPU"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -33,5 +35,8 @@ class TrainingConfig:
     """keep an exponential moving average of the weights and evaluate it too"""
     model_ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.9998
     """share of the average that one step keeps"""
+    precise_bn: Annotated[int, Field(ge=0)] = 0
+    """steps whose batches the running statistics of norms are estimated from before each validation (arXiv 2105.07576);
+    0 keeps the moving averages"""
     timeout: Annotated[float, Field(gt=0)] = 300.0
     """seconds that a process waits for the others before it gives up"""
