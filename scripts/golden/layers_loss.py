@@ -55,5 +55,9 @@ LOSS_TABLES: dict[str, Callable[[Meta, Arrays], Outputs]] = {
     "imagenet_mobile.rand_bbox": _boxes,
 }
 
-# Both wrote the targets in float32, and mixed in it.
-ROUNDED_TARGETS = {name: "*" for name in LOSS_TABLES if name != "imagenet_mobile.rand_bbox"}
+# Whose target or mixed images were computed in float32: class -> pattern of arrays.
+ROUNDED_TARGETS = {
+    "torchtoolbox.nn.LabelSmoothingLoss": "*",
+    "torchtoolbox.tools.mixup_data": "*",
+    "imagenet_mobile.mixup_data": "*",
+}
