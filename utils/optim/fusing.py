@@ -58,4 +58,4 @@ def apex_optimizer(name: str, groups: list[Facts], settings: Facts) -> Guarded:
         return Guarded(kind(groups, lr=0.0, **settings, **own.get(name, {})))
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise EnvironmentFault(f"--fused apex: {CLASSES[name]} does not start: {reason}; use --fused torch") from error
+        raise EnvironmentFault(f"--fused apex: {CLASSES[name]} does not start: {reason}; use --fused auto") from error

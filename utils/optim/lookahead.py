@@ -27,8 +27,9 @@ class Lookahead(Around):
         self.count += taken
         due = (self.count % self.steps == 0) & (taken == 1)
         for slow, fast in zip(self.slow, self.weights, strict=True):
-            slow.lerp_(fast, (self.share * due).to(slow.dtype))  # by a weight of 0 or 1, lerp gives one end exactly
-            fast.lerp_(slow, due.to(slow.dtype))
+            moved = due.to(slow.dtype)  # by a weight of 0 or 1, lerp gives one end exactly
+            slow.lerp_(fast, self.share * moved)
+            fast.lerp_(slow, moved)
 
     def state_dict(self) -> Facts:
         own = {"slow": self.slow, "count": int(self.count)}

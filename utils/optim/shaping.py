@@ -37,7 +37,8 @@ class Shaped(Around):
 
 def shifted_decay(eps: float, strength: float) -> Shape:
     """e-shifted L2 of PytorchInsight (seeds.md 4.6): the gradient of the sum over filters of
-    strength ((n - 1) / 2 (s - eps)^2 + n / 2 m^2), with m and s the mean and sample deviation of its n weights. A filter of equal weights has no direction to spread in: only its mean is pulled.
+    strength ((n - 1) / 2 (s - eps)^2 + n / 2 m^2), with m and s the mean and sample deviation of its n weights. A
+    filter of equal weights has no direction to spread in: only its mean is pulled.
     """
 
     def add(weight: Tensor, gradient: Tensor, decay: float) -> None:
