@@ -28,6 +28,8 @@ TRICKS = {
     "muon": "--opt muon --lr 0.01 --wd-skip norm bias",
     "adan": "--opt adan --lr 0.001 --lookahead 2 0.8",
     "lamb": "--opt lamb --lr 0.01",
+    "augmentation": "--color-jitter 0.4 --rotation 15 --cutout batch --reprob 0.5 --remode pixel --repeated-aug 2",
+    "growing": "--auto-augment ra --train-crop random-resized --img-size-start 8 --img-size-ramp 0 1 -j 1",
     "rmsprop_tf": "--opt rmsprop_tf --lr 0.01 --momentum 0.9 --eps 0.001 --gc conv",
 }
 
