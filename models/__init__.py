@@ -8,6 +8,7 @@ from torch import nn
 
 from models.alexnet import ALEXNETS
 from models.backbone import backbone
+from models.batch_norms import refuse_ghosts, set_batch_norms
 from models.densenet import DENSENETS
 from models.efficientnet import EFFICIENTNETS
 from models.fairnas import FAIRNASES
@@ -15,6 +16,7 @@ from models.freezing import freeze
 from models.ghostnet import GHOSTNETS
 from models.lambdanet import LAMBDANETS
 from models.layers import Layers
+from models.layers.dropping import DropBlockRamp
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
 from models.layers.sync import SyncBatchNorm2d
 from models.mobilenet import MOBILENETS
@@ -32,10 +34,12 @@ from utils.registry import choose
 
 __all__ = [
     "FAMILIES",
+    "DropBlockRamp",
     "build_model",
     "gain_parameters",
     "image_size",
     "model_names",
+    "refuse_ghosts",
     "refuse_unsynced",
     "set_data_gains",
     "wants_data_gains",
@@ -75,6 +79,7 @@ IMAGE_SIZE = 224  # pixels, of a network whose row has no `image_size` of its ow
 
 # Fields of ModelConfig that every network reads, or for which `build_model` itself sees whether they are of use.
 ALWAYS_USED = {"model", "num_classes", "zero_gamma", "frozen_stages", "freeze_norm"}
+ALWAYS_USED |= {"bn_momentum", "bn_eps", "ghost_batch"}
 
 
 def image_size(name: str) -> int:
@@ -100,6 +105,8 @@ def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int
     network = _ours(config.model)
     layers = Layers(config)
     model = network.build(layers, num_classes)
+    layers.set_drop_paths()
+    set_batch_norms(model, config)
     _refuse_unused(config, ALWAYS_USED.union(network.settings, layers.row.settings, layers.used))
     if config.zero_gamma and not layers.zero_gammas:
         raise UsageError(

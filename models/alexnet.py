@@ -23,15 +23,19 @@ POOLED = (0, 1, 4)
 class PlainNetwork(nn.Module):
     """A chain without branches. images: (n, 3, h, w) float, normalized -> logits (n, num_classes).
 
-    What `features` leave is pooled to `size` x `size`, so that images of other sizes fit.
+    What `features` leave is pooled to `size` x `size`, so that images of other sizes fit. `dropout` stands before a
+    classifier that has none inside.
     """
 
-    def __init__(self, features: nn.Sequential, size: int, classifier: nn.Module) -> None:
+    def __init__(
+        self, features: nn.Sequential, size: int, classifier: nn.Module, dropout: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.features, self.avgpool, self.classifier = features, nn.AdaptiveAvgPool2d(size), classifier
+        self.features, self.avgpool = features, nn.AdaptiveAvgPool2d(size)
+        self.dropout, self.classifier = dropout or nn.Identity(), classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+        return self.classifier(self.dropout(self.avgpool(self.features(images)).flatten(1)))
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,11 @@ class AlexNetShape:
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         channels = CONVOLUTIONS[-1][0] * self.size**2
-        classifier = _classifier(layers, channels, num_classes) if self.hidden else nn.Linear(channels, num_classes)
-        model = PlainNetwork(_features(self, layers), self.size, classifier)
+        features = _features(self, layers)
+        if self.hidden:
+            model = PlainNetwork(features, self.size, _classifier(layers, channels, num_classes))
+        else:
+            model = PlainNetwork(features, self.size, nn.Linear(channels, num_classes), layers.dropout())
         initialize(model, "torch")
         return model
 
@@ -68,8 +75,8 @@ def _features(shape: AlexNetShape, layers: Layers) -> nn.Sequential:
 
 
 def _classifier(layers: Layers, channels: int, num_classes: int) -> nn.Sequential:
-    hidden = [nn.Dropout(DROPOUT), nn.Linear(channels, HIDDEN), layers.act()]
-    hidden += [nn.Dropout(DROPOUT), nn.Linear(HIDDEN, HIDDEN), layers.act()]
+    hidden = [layers.dropout(DROPOUT), nn.Linear(channels, HIDDEN), layers.act()]
+    hidden += [layers.dropout(DROPOUT), nn.Linear(HIDDEN, HIDDEN), layers.act()]
     return nn.Sequential(*hidden, nn.Linear(HIDDEN, num_classes))
 
 

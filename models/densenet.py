@@ -28,10 +28,11 @@ class DenseLayer(nn.Module):
         self.conv1 = layers.conv(c_in, c_mid, 1, gain_from_data=True)
         self.norm2, self.relu2 = layers.norm_act(c_mid)
         self.conv2 = layers.conv(c_mid, growth, 3)
+        self.dropout = layers.conv_dropout() or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.conv1(self.relu1(self.norm1(x)))
-        return torch.cat([x, self.conv2(self.relu2(self.norm2(branch)))], dim=1)
+        return torch.cat([x, self.dropout(self.conv2(self.relu2(self.norm2(branch))))], dim=1)
 
 
 def _dense_block(c_in: int, depth: int, growth: int, layers: Layers) -> nn.Sequential:
@@ -84,11 +85,11 @@ class DenseNet(nn.Module):
                 channels //= COMPRESSION
         steps["norm5"], steps["relu5"] = layers.end_norm_act(channels) or layers.norm_act(channels)
         self.features = nn.Sequential(OrderedDict(steps))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), layers.dropout()
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.avgpool(self.features(images)).flatten(1))
+        return self.classifier(self.dropout(self.avgpool(self.features(images)).flatten(1)))
 
 
 def _stem(kind: str, channels: int, layers: Layers) -> dict[str, nn.Module]:

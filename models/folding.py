@@ -21,6 +21,7 @@ from models import build_model
 from models.interop import load_weights
 from models.interop.files import load_file
 from models.layers.convolution import folded
+from models.layers.ghost import GhostBatchNorm2d
 from models.layers.sync import SyncBatchNorm2d
 from utils.config.model import ModelConfig
 from utils.errors import CheckpointError
@@ -85,7 +86,7 @@ def _is_conv(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return type(module) in (nn.BatchNorm2d, SyncBatchNorm2d) and module.running_var is not None
+    return type(module) in (nn.BatchNorm2d, SyncBatchNorm2d, GhostBatchNorm2d) and module.running_var is not None
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def ghost_bottleneck(shape: MBConv, layers: Layers) -> InvertedResidual:
     if not shape.keeps_shape:
         depthwise = layers.conv_norm_act(c_in, c_in, shape.kernel_size, None, groups=c_in, **window)
         shortcut = nn.Sequential(depthwise, layers.conv_norm_act(c_in, c_out, 1, None))
-    return InvertedResidual(nn.Sequential(steps), shortcut)
+    return InvertedResidual(nn.Sequential(steps), shortcut, layers.drop_path())
 
 
 @dataclass(frozen=True)

@@ -59,17 +59,29 @@ class MBConv:
             steps.append(attention)
         project = layers.conv_norm_act(self.c_mid, self.c_out, 1, None, last=self.keeps_shape)
         branch = nn.Sequential(*steps, *(project if listed else [project]))
-        return InvertedResidual(branch, nn.Identity() if self.keeps_shape else None, "conv" if listed else "block")
+        shortcut = nn.Identity() if self.keeps_shape else None
+        return InvertedResidual(branch, shortcut, self.drop_path(layers), name="conv" if listed else "block")
+
+    def drop_path(self, layers: Layers) -> nn.Module | None:
+        """Stochastic depth, for blocks with a shortcut; all are counted, from 0, as EfficientNet's authors do."""
+        return layers.drop_path(has_place=self.keeps_shape, first=0)
 
 
 class InvertedResidual(nn.Module):
-    """branch(x) + shortcut(x), or the branch alone; `name` is the branch's in the state dict."""
+    """drop(branch(x)) + shortcut(x), or the branch alone; `name` is the branch's in the state dict."""
 
-    def __init__(self, branch: nn.Sequential, shortcut: nn.Module | None, name: str = "block") -> None:
+    def __init__(
+        self,
+        branch: nn.Sequential,
+        shortcut: nn.Module | None,
+        drop: nn.Module | None = None,
+        *,
+        name: str = "block",
+    ) -> None:
         super().__init__()
         self.name = name
         self.add_module(name, branch)
-        self.drop = nn.Identity()  # the place of stochastic depth
+        self.drop = drop or nn.Identity()
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,13 +93,13 @@ class InvertedResidual(nn.Module):
 class Classifier:
     """Dropout and a linear layer; before them, if `hidden` is not 0, a linear layer of as many channels and `act`."""
 
-    dropout: float = 0.0  # the share of features set to zero
+    dropout: float = 0.0  # as published: the share of features set to zero
     hidden: int = 0
     act: str = "hard-swish"
     bias: bool = True  # of the hidden layer
 
     def build(self, layers: Layers, c_in: int, num_classes: int) -> nn.Sequential:
-        steps = [nn.Dropout(self.dropout), nn.Linear(self.hidden or c_in, num_classes)]
+        steps = [layers.dropout(self.dropout), nn.Linear(self.hidden or c_in, num_classes)]
         if self.hidden:
             steps = [nn.Linear(c_in, self.hidden, bias=self.bias), layers.act(self.act), *steps]
         return nn.Sequential(*steps)

@@ -83,6 +83,8 @@ class Block(nn.Module):
         if attention := layers.branch_attention(c_out) or (hidden and SqueezeExcitation(c_out, hidden)):
             steps["se"] = attention
         steps["c"] = layers.conv_norm_act(c_out, c_out, 1, None, last=True)
+        if drop_path := layers.drop_path():
+            steps["drop_path"] = drop_path
         self.f = nn.Sequential(steps)
         self.act = layers.act()
 
@@ -109,12 +111,12 @@ class RegNet(nn.Module):
             self.trunk_output.add_module(f"block{i}", stage)
             self.levels[f"trunk_output.block{i}"] = channels
         self.bn_last, self.act_last = layers.end_norm_act(channels) or (nn.Identity(), nn.Identity())
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), layers.dropout()
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.act_last(self.bn_last(self.trunk_output(self.stem(images))))
-        return self.fc(self.avgpool(features).flatten(1))
+        return self.fc(self.dropout(self.avgpool(features).flatten(1)))
 
 
 REGNETS_X = {

@@ -55,24 +55,48 @@ ORDERS = {
 }
 
 
+@dataclass(frozen=True)
+class Drops:
+    """What drops values in a block.
+
+    `block`: what --drop-block is multiplied by, behind each convolution with its norm and activation and on the
+    shortcut (arXiv 1810.12890, section 4.1). `inner`: --conv-dropout has its place before each convolution but the
+    first, behind norm and activation.
+    """
+
+    block: float = 0.0
+    inner: bool = False
+
+
+NOTHING = Drops()
+
+
 class Block(nn.Module):
     """A residual block: opening, then the branch with the shortcut beside it, addition, closing.
 
     `opening`, `branch` and `closing` name its layers (`conv1`, `bn1`, `act1`, ...) in the order of execution.
+    `drops` says what drops values in it.
     """
 
-    def __init__(self, convs: list[Conv], order: Order, layers: Layers) -> None:
+    def __init__(self, convs: list[Conv], order: Order, layers: Layers, drops: Drops = NOTHING) -> None:
         super().__init__()
         self.opening, self.branch, self.closing = [], [], []
         for i, conv in enumerate(convs, start=1):
             steps = _norm_first(i, conv, layers) if order.norm_first else _conv_first(i, conv, layers, i == len(convs))
             if i > 1 and (pool := layers.pool(conv.c_in, convs[i - 2].stride)):
-                steps = _pooled(i, steps, pool)
+                steps = _before_conv(i, steps, f"pool{i}", pool)
+            if i > 1 and drops.inner and (dropout := layers.conv_dropout()):
+                steps = _before_conv(i, steps, f"dropout{i}", dropout)
+            if drop_block := layers.drop_block(drops.block):
+                steps[f"drop_block{i}"] = drop_block
             for name, module in steps.items():
                 self.add_module(name, module)
             self.branch += steps
         self.attention = layers.attention(convs[-1].c_out)
         self.branch.append("attention")
+        if drop_path := layers.drop_path():
+            self.drop_path = drop_path
+            self.branch.append("drop_path")
         if order.act_last:
             self.act, self.closing = layers.act(), ["act"]
         elif order.norm_first:
@@ -80,10 +104,13 @@ class Block(nn.Module):
         else:
             self.act, self.opening = layers.act(), ["act"]
         self.downsample, self.raw_shortcut = _shortcut(convs, order, layers), order.raw_shortcut
+        self.drop_shortcut = layers.drop_block(drops.block)
 
     def forward(self, x: Tensor) -> Tensor:
         opened = self._run(self.opening, x)
         identity = x if self.downsample is None else self.downsample(x if self.raw_shortcut else opened)
+        if self.drop_shortcut is not None:
+            identity = self.drop_shortcut(identity)
         return self._run(self.closing, self._run(self.branch, opened) + identity)
 
     def _run(self, names: list[str], x: Tensor) -> Tensor:
@@ -102,11 +129,11 @@ def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.
     return {**steps, f"bn{i}": norm, f"act{i}": act}
 
 
-def _pooled(i: int, steps: dict[str, nn.Module], pool: nn.Module) -> dict[str, nn.Module]:
-    """The steps with `pool` before their convolution: behind the convolution before, its norm and its activation."""
+def _before_conv(i: int, steps: dict[str, nn.Module], name: str, module: nn.Module) -> dict[str, nn.Module]:
+    """The steps with a module before their convolution: behind the convolution before, its norm and its activation."""
     names = list(steps)
-    names.insert(names.index(f"conv{i}"), f"pool{i}")
-    return {name: steps.get(name, pool) for name in names}
+    names.insert(names.index(f"conv{i}"), name)
+    return {name: steps.get(name, module) for name in names}
 
 
 def _norm_first(i: int, conv: Conv, layers: Layers) -> dict[str, nn.Module]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.layers import Layers
 from models.layers.initialization import initialize
-from models.residual import ORDERS, Block, Conv
+from models.residual import ORDERS, Block, Conv, Drops
 
 EXPANSION = 4  # output channels of a bottleneck over its planes
 
@@ -37,11 +37,18 @@ class ResNetShape:
     attention: str = "auto"  # the network's own
     avg_down: bool = False  # without being asked for
     start: str = "resnet"  # of its weights
+    inner_dropout: bool = False  # published with dropout between convolutions
 
     @property
     def image_size(self) -> int:
         """Side of the images that it was published for, in pixels."""
         return 32 if self.stem == "small" else 224
+
+    def drops(self, planes: int) -> Drops:
+        """Drop-block is for the last stage, and a quarter of it for the one before (arXiv 1810.12890, section 4.1)."""
+        last = self.channels * 2 ** (len(self.depths) - 1) if self.depths else None
+        share = {last: 1.0, last // 2: 0.25}.get(planes, 0.0) if last else 0.0
+        return Drops(share, self.inner_dropout)
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         width = layers.width()
@@ -77,7 +84,7 @@ def stage(shape: ResNetShape, layers: Layers, c_in: int, planes: int, stride: in
         convs = shape.block(shape, c_in, planes, 1 if i else stride)
         if convs[0].stride == 1 < max(conv.stride for conv in convs) and layers.stride_first():
             convs = [replace(convs[0], stride=stride), *(replace(conv, stride=1) for conv in convs[1:])]
-        blocks.append(Block(convs, ORDERS[shape.order], layers))
+        blocks.append(Block(convs, ORDERS[shape.order], layers, shape.drops(planes)))
         c_in = convs[-1].c_out
     return nn.Sequential(*blocks)
 
@@ -103,7 +110,7 @@ class ResNet(nn.Module):
             self.add_module(name, blocks)
             self.levels[name] = channels
         self.bn_last, self.act_last = layers.end_norm_act(channels) or _before_head(shape, layers, channels)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool, self.dropout = nn.AdaptiveAvgPool2d(1), layers.dropout()
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -114,7 +121,7 @@ class ResNet(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """features: (n, c, h, w), activated -> logits (n, num_classes)."""
-        return self.fc(self.avgpool(features).flatten(1))
+        return self.fc(self.dropout(self.avgpool(features).flatten(1)))
 
 
 def _deep_stem(layers: Layers, channels: int) -> nn.Sequential:
@@ -166,7 +173,7 @@ def preresnet(block: Blocks, depth: int) -> ResNetShape:
 
 def wide(depth: int, factor: int) -> ResNetShape:
     """The wide ResNet of arXiv 1605.07146, of 6n + 4 layers: it counts the projections of its three stages in."""
-    widths = {"stem_channels": 16, "channels": 16 * factor}
+    widths = {"stem_channels": 16, "channels": 16 * factor, "inner_dropout": True}
     return cifar(basic, depth - 2, order="pre", stem_norm=False, start="wide", **widths)
 
 

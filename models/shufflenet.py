@@ -43,11 +43,14 @@ class ResidualUnit(nn.Module):
         self.conv3 = layers.conv_norm_act(c_mid, c_branch, 1, None, groups=groups, last=stride == 1)
         self.attention = layers.attention(c_branch)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride > 1 else None
+        self.drop_path = layers.drop_path(has_place=stride == 1) or nn.Identity()
         self.act = layers.act()
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.attention(self.conv3(self.conv2(shuffle(self.conv1(x), self.groups))))
-        return self.act(x + branch if self.pool is None else torch.cat([self.pool(x), branch], dim=1))
+        if self.pool is None:
+            return self.act(x + self.drop_path(branch))
+        return self.act(torch.cat([self.pool(x), branch], dim=1))
 
 
 class SplitUnit(nn.Module):
@@ -141,11 +144,12 @@ class ShuffleNet(nn.Module):
             self.add_module(f"stage{i}", nn.Sequential(*units))
             c_in = c_out
         self.conv5 = nn.Sequential(*_last_layers(c_in, last, layers))
+        self.dropout = layers.dropout()
         self.fc = nn.Linear(last or c_in, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stage4(self.stage3(self.stage2(self.maxpool(self.conv1(images)))))
-        return self.fc(self.conv5(x).mean((2, 3)))
+        return self.fc(self.dropout(self.conv5(x).mean((2, 3))))
 
 
 def _last_layers(c_in: int, last: int | None, layers: Layers) -> list[nn.Module]:

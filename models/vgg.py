@@ -35,8 +35,11 @@ class VGGShape:
 
     def build(self, layers: Layers, num_classes: int) -> nn.Module:
         size, channels = (1, CHANNELS[-1]) if self.small else (7, CHANNELS[-1] * 7 * 7)
-        classifier = nn.Linear(channels, num_classes) if self.small else _classifier(layers, channels, num_classes)
-        model = PlainNetwork(nn.Sequential(*_features(self, layers)), size, classifier)
+        features = nn.Sequential(*_features(self, layers))
+        if self.small:
+            model = PlainNetwork(features, size, nn.Linear(channels, num_classes), layers.dropout())
+        else:
+            model = PlainNetwork(features, size, _classifier(layers, channels, num_classes))
         initialize(model, "small-head")
         return model
 
@@ -62,8 +65,8 @@ def _norm_act(layers: Layers, channels: int, end: bool) -> tuple[nn.Module, nn.M
 
 
 def _classifier(layers: Layers, channels: int, num_classes: int) -> nn.Sequential:
-    hidden = [nn.Linear(channels, HIDDEN), layers.act(), nn.Dropout(DROPOUT)]
-    hidden += [nn.Linear(HIDDEN, HIDDEN), layers.act(), nn.Dropout(DROPOUT)]
+    hidden = [nn.Linear(channels, HIDDEN), layers.act(), layers.dropout(DROPOUT)]
+    hidden += [nn.Linear(HIDDEN, HIDDEN), layers.act(), layers.dropout(DROPOUT)]
     return nn.Sequential(*hidden, nn.Linear(HIDDEN, num_classes))
 
 

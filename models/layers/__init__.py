@@ -6,6 +6,7 @@ from models.layers.activation import ACTIVATIONS
 from models.layers.attending import ATTENTIONS
 from models.layers.convolution import PWSConv2d
 from models.layers.deformable import deformable
+from models.layers.dropping import DropBlock, DropPath, set_drop_paths
 from models.layers.normalization import NORMALIZATIONS
 from models.layers.pooling import DOWNSAMPLINGS
 from utils.config.model import ModelConfig
@@ -23,6 +24,8 @@ class Layers:
         self.downsampling = DOWNSAMPLINGS[config.downsampling]
         self.averages_down = False  # of itself
         self.zero_gammas = 0
+        self.drop_paths: list[DropPath] = []
+        self.blocks = 0  # that have been counted for --drop-path
         self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
 
     def conv(
@@ -116,6 +119,45 @@ class Layers:
             return None
         self.used.update(("attention", *self.attending.settings))
         return self.attending.build(self, *channels, **options)
+
+    def dropout(self, own: float = 0.0) -> nn.Dropout:
+        """The dropout before the head, or where `own` is not 0, the one that the network was published with there."""
+        self.used.add("dropout")
+        return nn.Dropout(own if self.config.dropout is None else self.config.dropout)
+
+    def conv_dropout(self) -> nn.Module | None:
+        """The dropout between or after convolutions, if there is one, in networks that were published with it."""
+        self.used.add("conv_dropout")
+        return nn.Dropout(self.config.conv_dropout) if self.config.conv_dropout else None
+
+    def drop_path(self, *, has_place: bool = True, first: int = 1) -> nn.Module | None:
+        """Stochastic depth, if it is wished for, at the end of the next block's residual branch.
+
+        To be asked for in each block, also in those that have no such branch and so no place; `first` is the number of
+        the first block.
+        """
+        number, self.blocks = self.blocks + first, self.blocks + 1
+        if not has_place:
+            return None
+        self.used.add("drop_path")
+        if not self.config.drop_path:
+            return None
+        self.drop_paths.append(DropPath(number))
+        return self.drop_paths[-1]
+
+    def set_drop_paths(self) -> None:
+        """Give branches their rates, which take the number of all blocks: to be called when the network is built."""
+        set_drop_paths(self.drop_paths, self.config.drop_path, self.blocks)
+
+    def drop_block(self, share: float) -> DropBlock | None:
+        """What drops blocks of values, if it is wished for, with a probability of `share` times the user's."""
+        if not share:
+            return None
+        self.used.add("drop_block")
+        if not self.config.drop_block:
+            return None
+        self.used.add("drop_block_size")
+        return DropBlock(share * self.config.drop_block, self.config.drop_block_size)
 
     def end_norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""

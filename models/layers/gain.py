@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.convolution import PWSConv2d
+from models.layers.dropping import DROPPING
 from utils.errors import NumericsError
 
 OUTPUT_VARIANCE = 2.0  # of a convolution before ReLU, so that the second moment after it is 1 (seeds.md 2.1)
@@ -35,16 +36,18 @@ def _from_data(model: nn.Module) -> dict[str, PWSConv2d]:
 def set_data_gains(model: nn.Module, images: Tensor) -> None:
     """Set the gains that start from data, such that each such convolution has outputs of variance 2 on `images`.
 
-    images: (n, 3, h, w), normalized. One forward pass in training mode and in the parameters' own precision; in the
-    order of execution, each flagged convolution's alpha becomes sqrt(2 / v), v the sample variance of all its outputs,
-    and the pass goes on with the new outputs. That is the ancestor's formula, in which v counts the gain before: it is
-    meant for gains of one, so once. Nothing else is changed: modes, running statistics and random generators are put
-    back. NumericsError if some v is zero or not finite.
+    images: (n, 3, h, w), normalized. One forward pass in training mode, but with nothing dropped, and in the
+    parameters' own precision; in the order of execution, each flagged convolution's alpha becomes sqrt(2 / v), v the
+    sample variance of all its outputs, and the pass goes on with the new outputs. That is the ancestor's formula, in
+    which v counts the gain before: it is meant for gains of one, so once. Nothing else is changed: modes, running
+    statistics and random generators are put back. NumericsError if some v is zero or not finite.
     """
     hooks = [conv.register_forward_hook(_setter(name)) for name, conv in _from_data(model).items()]
     try:
         with _unchanged(model, images.device), torch.autocast(images.device.type, enabled=False):
             model.train()
+            for module in (module for module in model.modules() if isinstance(module, DROPPING)):
+                module.eval()
             model(images.to(next(model.parameters()).dtype))
     finally:
         for hook in hooks:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.layers.dropping import DropPath
 from models.layers.pooling import DOWNSAMPLINGS
 from utils.errors import UsageError
 
@@ -55,6 +56,8 @@ class Maker(Protocol):
     def attention(self, channels: int) -> nn.Module: ...
 
     def stage_attention(self, channels: int) -> nn.Module | None: ...
+
+    def drop_path(self, *, has_place: bool = True) -> DropPath | None: ...
 
 
 class OctaveConv(nn.Module):
@@ -137,6 +140,20 @@ class BothFrequencies(nn.Module):
         return Octave(self.module(x.high), self.module(x.low)) if isinstance(x, Octave) else self.module(x)
 
 
+class BothDropped(nn.Module):
+    """Stochastic depth for maps of one frequency or of both, which share a draw: the branch stays or goes as one."""
+
+    def __init__(self, drop_path: DropPath) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+
+    def forward(self, x: Features) -> Features:
+        if not (isinstance(x, Octave) and self.training and self.drop_path.rate):
+            return x if isinstance(x, Octave) else self.drop_path(x)
+        factors = self.drop_path.factors(x.high)
+        return Octave(x.high * factors, x.low * factors)
+
+
 class OctaveLayers:
     """`Layers` for maps of both frequencies: each has norms and attentions of its own, and they share activations.
 
@@ -174,6 +191,13 @@ class OctaveLayers:
             return self.layers.stage_attention(channels)
         high, low = (self.layers.stage_attention(number) for number in channels)
         return EachFrequency(high, low) if high and low else None
+
+    def drop_path(self) -> BothDropped | None:
+        drop_path = self.layers.drop_path()
+        return drop_path and BothDropped(drop_path)
+
+    def drop_block(self, share: float) -> None:
+        return None
 
     def conv3x3_norm_act(self, c_in: Channels, c_out: Channels, **options: int) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Golden networks that are an ancestor's mistakes: ours under that name follows the paper, and is of its size."""
+"""Golden networks and numbers that are an ancestor's mistakes: ours under that name follow the paper."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,14 @@ import torch
 
 from models import build_model
 from scripts.golden.comparing import Check, exact
+from scripts.golden.layers_dropping import WrongGamma
 from scripts.golden.models import multiply_adds
 from utils.config.model import ModelConfig
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A row: which item, the network of ours that follows the paper, and the size of that, for 224 px images."""
+    """A row: which network, the network of ours that follows the paper, and the size of that, for 224 px images."""
 
     item: str
     ours: ModelConfig
@@ -51,9 +52,10 @@ MISTAKES = (
         16_414_015_488,
         POST_ACTIVATION,
     ),
+    WrongGamma(),
 )
 
 
-def mistake_of(item: str) -> Mistake | None:
+def mistake_of(item: str) -> Mistake | WrongGamma | None:
     """The row for an item such as `models/mz__resnet101v2`."""
     return next((row for row in MISTAKES if row.item == item), None)

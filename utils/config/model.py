@@ -57,6 +57,27 @@ class ModelConfig:
     """outputs of the classifier; as many as the data set has classes if not given"""
     zero_gamma: Annotated[bool, arg(aliases=["--last-gamma", "--zero-init-residual"])] = False
     """start each residual branch at zero: the gain of its last norm is 0"""
+    dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """probability of each feature before the head to be zero (arXiv 1207.0580); the network's own if not given, mostly
+    0"""
+    conv_dropout: Annotated[float, Field(ge=0, lt=1), arg(aliases=["--drop"])] = 0.0
+    """probability of each value to be zero between the convolutions of a wide ResNet's blocks (arXiv 1605.07146) and
+    after the layers of a DenseNet"""
+    drop_path: Annotated[float, Field(ge=0, lt=1), arg(aliases=["--stochastic-depth-prob"])] = 0.0
+    """stochastic depth, or drop-connect: probability of the last residual branch to be left out, for each image, linear
+    over blocks (arXiv 1603.09382)"""
+    drop_block: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """probability of each value to be zero in a block of zeros, at the end of training, in the last two stages of
+    ResNets (arXiv 1810.12890)"""
+    drop_block_size: Annotated[int, Field(ge=1)] = 7
+    """drop-block: side of a block, positions"""
+    bn_momentum: Annotated[float | None, Field(gt=0, le=1)] = None
+    """share of the batch in what batch norms keep of one step (torch's meaning); the network's own, mostly 0.1, if not
+    given"""
+    bn_eps: Annotated[float | None, Field(gt=0)] = None
+    """what batch norms add to variances; the network's own, mostly 1e-5, if not given"""
+    ghost_batch: Annotated[int | None, Field(ge=2), arg(aliases=["--virtual-batch-size"])] = None
+    """images that a batch norm takes its statistics over, in training: groups of the batch (arXiv 1705.08741)"""
     pws_gamma: Annotated[float, Field(ge=0)] = 0.1
     """pws: what is added to the variance of a filter"""
     pws_equiv: Literal["on", "off"] = "on"
