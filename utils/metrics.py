@@ -4,6 +4,7 @@ Sums are kept in tables with a row for each shard, or for each validation batch,
 row is another rank's. Adding zeros is exact, so the totals do not depend on the number of processes.
 """
 
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,13 @@ class ValidationSums:
             raise DataError(f"none of the {self.count} validation images can be decoded")
         left_out = self.count - int(images)
         return Score(100 * top1 / images, 100 * top5 / images, loss / images, int(images), left_out, classes)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory that this process has held, GiB: allocated on a GPU, or resident in the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
 
 
 def write_class_accuracy(folder: Path, names: Sequence[str], classes: Tensor) -> None:

@@ -4,6 +4,7 @@ from dataclasses import field
 
 from pydantic.dataclasses import dataclass
 
+from utils.config.contract import ContractConfig
 from utils.config.data import DataConfig
 from utils.config.loss import LossConfig
 from utils.config.model import ModelConfig
@@ -14,6 +15,7 @@ from utils.config.training import TrainingConfig
 
 __all__ = [
     "Config",
+    "ContractConfig",
     "DataConfig",
     "LossConfig",
     "ModelConfig",
@@ -35,3 +37,4 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    contract: ContractConfig = field(default_factory=ContractConfig)

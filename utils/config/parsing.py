@@ -85,7 +85,7 @@ def config_from_settings(settings: Settings, where: str, default: Config | None 
 
 
 def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _unknown_key(key: str, section: str | None = None) -> str:
