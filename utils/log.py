@@ -1,9 +1,12 @@
-"""What a run tells: a line of progress, metrics.jsonl, TensorBoard.
+"""What a run tells: a line of progress, metrics.jsonl, TensorBoard, metrics.csv.
 
 metrics.jsonl is the truth and is on the disk before any checkpoint that follows it. A resumed run cuts it at the step
-it goes on from and writes TensorBoard's events anew from what is left, so that neither has gaps or doubles.
+it goes on from and writes TensorBoard's events anew from what is left, so that neither has gaps or doubles. The table
+metrics.csv, with a row for each epoch, is made anew from metrics.jsonl at every validation.
 """
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -12,7 +15,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.distributed import write_line
@@ -20,6 +24,8 @@ from utils.files import write_atomically
 
 Values = dict[str, float]
 ERASE = "\r\x1b[2K"  # a terminal's current line
+MEANS = ("train/", "perf/")  # of which a line tells the mean since the line before
+WEIGHTS = "weights"  # what --weight-stats tells of
 
 
 class History:
@@ -62,6 +68,13 @@ class History:
         except OSError as error:
             self._warn(error)
 
+    def write_epochs(self, steps_per_epoch: int) -> None:
+        """Bring metrics.csv up to date."""
+        try:
+            write_epochs(self.path.parent, steps_per_epoch)
+        except OSError as error:
+            self._warn(error)
+
     def _warn(self, error: OSError) -> None:
         if not self.warned:
             say(f"warning: {self.path} cannot be written ({error.strerror}); training goes on without it")
@@ -86,6 +99,36 @@ def _whole_lines(path: Path) -> Iterator[Values]:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
+
+
+def write_epochs(folder: Path, steps_per_epoch: int) -> None:
+    """metrics.csv from metrics.jsonl: for each epoch the values of its last line that has them, but for `train/` and
+    `perf/` the mean over its lines, each weighed by the steps that it tells of. Values of single weights are left out.
+    """
+    rows: dict[int, Values] = {}
+    weights: dict[tuple[int, str], int] = {}
+    told = 0
+    for line in read_history(folder):
+        epoch = (line["step"] - 1) // steps_per_epoch + 1
+        row, steps = rows.setdefault(epoch, {}), max(line["step"] - told, 1)
+        told = line["step"]
+        for name, value in line.items():
+            if name.startswith(MEANS):
+                seen = weights.get((epoch, name), 0)
+                row[name] = (row.get(name, 0.0) * seen + value * steps) / (seen + steps)
+                weights[epoch, name] = seen + steps
+            elif not name.startswith((WEIGHTS, "time")):
+                row[name] = value
+    _write_table(folder / "metrics.csv", [{"epoch": epoch, **row} for epoch, row in rows.items()])
+
+
+def _write_table(path: Path, rows: list[Values]) -> None:
+    names = dict.fromkeys(name for row in rows for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 class IndexLog:
@@ -190,13 +233,33 @@ class Report:
             self.progress.show(steps, values)
 
     def validated(self, steps: int, scores: dict[str, Values]) -> None:
-        """`scores` by network: val, val_ema."""
+        """`scores` by network: val, val_ema; and `weight_values`."""
         values = {f"{network}/{name}": value for network, score in scores.items() for name, value in score.items()}
         if self.history:
             self.history.add(steps, values)
+            self.history.write_epochs(self.progress.steps_per_epoch)
         self.watch.reset()
 
     def flush(self) -> None:
         """What was told is on the disk afterwards."""
         if self.history:
             self.history.flush()
+
+
+@torch.no_grad()
+def weight_values(model: nn.Module) -> dict[str, Values]:
+    """The mean, standard deviation and L2 norm of each parameter, for `Report.validated`. Waits for the device once."""
+    named = dict(model.named_parameters())
+    numbers = torch.stack([_moments(weight.detach().float()) for weight in named.values()]).tolist()
+    names = ("mean", "std", "norm")
+    return {
+        WEIGHTS: {
+            f"{weight}/{name}": value
+            for weight, row in zip(named, numbers, strict=True)
+            for name, value in zip(names, row, strict=True)
+        }
+    }
+
+
+def _moments(weight: Tensor) -> Tensor:
+    return torch.stack([weight.mean(), weight.std(correction=0), weight.norm()])

@@ -223,3 +223,38 @@ def test_report_of_another_rank_tells_nothing(tmp_path: Path, capfd: pytest.Capt
     report.flush()
     assert capfd.readouterr().out == ""
     assert os.listdir(tmp_path) == []
+
+
+def test_table_has_a_row_for_each_epoch_with_means_over_steps_and_last_values(tmp_path: Path) -> None:
+    history = History(tmp_path, 0)
+    for step, loss in ((4, 1.0), (5, 6.0), (9, 3.0), (10, 3.0)):
+        history.add(step, {"train/loss": loss, "optim/lr": 1 / step})
+        if step % 5 == 0:
+            history.add(step, {"val/top1": float(step), "weights/fc.bias/mean": 0.5})
+            history.write_epochs(5)
+    rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    assert rows == [
+        ["epoch", "step", "train/loss", "optim/lr", "val/top1"],
+        ["1", "5", "2.0", "0.2", "5.0"],  # 4 steps of loss 1 and one of 6
+        ["2", "10", "3.0", "0.1", "10.0"],
+    ]
+
+
+def test_resumed_table_has_neither_gaps_nor_doubles(tmp_path: Path) -> None:
+    told(tmp_path, 0, 9)
+    history = History(tmp_path, 5)
+    for step in range(6, 11):
+        history.add(step, {"train/loss": float(step), "optim/lr": 0.5})
+    history.write_epochs(5)
+    rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    assert [row[:3] for row in rows[1:]] == [["1", "5", "3.0"], ["2", "10", "8.0"]]
+
+
+def test_weight_values_are_those_of_each_weight() -> None:
+    layer = torch.nn.Linear(3, 2)
+    values = log.weight_values(layer)["weights"]
+    weight = layer.weight.detach().double()
+    assert values["weight/mean"] == pytest.approx(weight.mean().item(), abs=1e-7)
+    assert values["weight/std"] == pytest.approx(((weight - weight.mean()) ** 2).mean().sqrt().item(), rel=1e-6)
+    assert values["bias/norm"] == pytest.approx(layer.bias.detach().square().sum().sqrt().item(), rel=1e-6)
+    assert len(values) == 6

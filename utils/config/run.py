@@ -39,6 +39,8 @@ class RunConfig:
     """epochs between validations; the last epoch is always validated"""
     log_interval: Annotated[int, Field(ge=1), arg(aliases=["--print-freq"])] = 50
     """steps between lines of progress"""
+    weight_stats: bool = False
+    """tell the mean, standard deviation and norm of each weight to TensorBoard at every validation"""
     log_indices: bool = False
     """write which images each step used, one file a rank"""
     model_info: bool = False
