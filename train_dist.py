@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.batches import Batch
 from data.order import validation_numbers, validation_requests
 from scripts.assembly import Network, Run, assemble_evaluation, assemble_run, settings_from
+from scripts.estimation import estimate_statistics
 from scripts.layer_table import layer_table
 from utils import distributed
 from utils.config.parsing import as_toml
@@ -106,7 +107,7 @@ def train_step(run: Run, batches: Iterator[Batch], step: int) -> Tensor:
     precision.step(run.optimizer, finite)
     replicas.statistics.keep_where(finite)
     if network.average:
-        network.average.update(finite)
+        network.average.update(step, finite)
     return norm
 
 
@@ -149,10 +150,11 @@ def finish_epoch(run: Run) -> None:
     position, config = run.position, run.network.config
     position.epoch += 1
     is_best = False
+    if config.schedule.swa and position.epoch >= config.schedule.swa:
+        run.network.equal_average.add()
     if position.epoch % config.run.val_interval == 0 or position.epoch == config.schedule.epochs:
         distributed.barrier(run.network.world, "validation", config.training.timeout)
-        if config.training.precise_bn:
-            run.estimate_statistics()
+        estimate_statistics(run)
         scores = validate(run.network)
         told = weight_values(run.network.model) if config.run.weight_stats else {}
         run.report.validated(position.step, told | {name: score.values() for name, score in scores.items()})
@@ -166,11 +168,8 @@ def finish_epoch(run: Run) -> None:
 
 
 def validate(network: Network) -> dict[str, Score]:
-    """Measure the network, and the average of its weights if it has one."""
-    networks = {"val": network.model}
-    if network.average:
-        networks["val_ema"] = network.average.network
-    scores = {name: evaluate(network, measured) for name, measured in networks.items()}
+    """Measure the network, and what averages of its weights there are."""
+    scores = {name: evaluate(network, measured) for name, measured in network.measured().items()}
     if network.world.is_first:
         for name, score in scores.items():
             say(f"{name:10} {score}")

@@ -14,6 +14,7 @@ shows only the first 1 / N of its permutation, as in MultiGrain and DeiT. (timm 
 different GPUs.)
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -118,6 +119,15 @@ def _request(epoch: int, images: NDArray[np.int64], repeats: int, first: int, si
         return Request(epoch, images[first : first + size])
     places = np.arange(first, first + size)
     return Request(epoch, images[places // repeats], places % repeats)
+
+
+def dealt_requests(
+    order: Order, batch_size: int, shards: int, place: tuple[int, int], steps: range
+) -> Iterator[Request]:
+    """The batches of all shards of `steps`, dealt to the ranks one by one: batch j to `place` (j % world, world)."""
+    requests = training_requests(order, batch_size, shards, range(shards), steps.start, steps.stop)
+    rank, world = place
+    return itertools.islice(requests, rank, None, world)
 
 
 def validation_numbers(count: int, batch_size: int, rank: int, world: int) -> range:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.batches import Batch, Normalizer
 from data.channels import with_channels
@@ -31,8 +31,8 @@ from models.pretrained import pretrained_file
 from models.starting import start_from
 from scripts.teaching import build_criterion, build_teacher
 from utils import distributed
-from utils.averaging import build_average
-from utils.batch_statistics import keeps_statistics, reestimate
+from utils.averaging import build_average, build_equal_average
+from utils.batch_statistics import keeps_statistics
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
 from utils.config import Config
 from utils.config.comparing import refuse_unknown
@@ -105,6 +105,7 @@ class Network:
         model = build_model(config.model, self.classes)
         self.model = model.to(world.device, self.precision.storage).to(memory_format=torch.channels_last)
         self.average = build_average(self.model, config.training)
+        self.equal_average = build_equal_average(self.model, config.schedule)
         self.normalize = Normalizer(config.data.mean, config.data.std, world.device, self.precision.storage)
         self.folder = folder_of(config)  # where what is measured is written
         self.val_batch_size = config.run.val_batch_size or config.training.batch_size
@@ -122,7 +123,14 @@ class Network:
     def parts(self) -> dict[str, HasState]:
         """What of it a checkpoint holds, under timm's names."""
         average = {"state_dict_ema": self.average.network} if self.average else {}
-        return {"state_dict": self.model, **average}
+        equal = {"state_dict_swa": self.equal_average} if self.equal_average else {}
+        return {"state_dict": self.model, **average, **equal}
+
+    def measured(self) -> dict[str, nn.Module]:
+        """What a validation measures: the network, and what averages of its weights there are."""
+        average = {"val_ema": self.average.network} if self.average else {}
+        equal = {"val_swa": self.equal_average.network} if self.equal_average and self.equal_average.count else {}
+        return {"val": self.model, **average, **equal}
 
 
 class Run:
@@ -212,21 +220,11 @@ class Run:
 
     def batches(self) -> Iterator[Batch]:
         """This rank's shards of all steps that are left."""
-        return self._batches(self.position.step, self.steps)
-
-    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
-        size, local = self.network.config.training.batch_size, self.replicas.shards
-        return self.train.loader.batches(training_requests(self.order, size, self.shards, local, start, stop))
-
-    def estimate_statistics(self) -> None:
-        """The running statistics of whatever is validated, from the batches of the last steps of --precise-bn."""
-        network, done = self.network, self.position.step
-        start = max(0, done - network.config.training.precise_bn)
-        averages = [network.average.network] if network.average else []
-        for model in [network.model, *averages]:
-            images = (network.normalize(batch.images) for batch in self._batches(start, done))
-            with network.precision.autocast():
-                reestimate(model, images, network.world)
+        training = self.network.config.training
+        local, start = self.replicas.shards, self.position.step
+        return self.train.loader.batches(
+            training_requests(self.order, training.batch_size, self.shards, local, start, self.steps)
+        )
 
     def _go_on(self, found: Found) -> Position:
         self.identity.refuse_other(found.state, found.path)

@@ -21,7 +21,12 @@ from tyro.conf import Positional, arg
 from utils.checkpoint import State, load_checkpoint, manifest_of
 from utils.script import script
 
-PARTS = {"weights": "state_dict", "averages": "state_dict_ema", "optimizer": "optimizer"}
+PARTS = {
+    "weights": "state_dict",
+    "averages": "state_dict_ema",
+    "equal averages": "state_dict_swa",
+    "optimizer": "optimizer",
+}
 Key = tuple[str, ...]
 
 

@@ -56,7 +56,7 @@ class Training:
         set_rate(self.optimizer, 0.01)
         self.precision.step(self.optimizer, norm.isfinite())
         self.replicas.statistics.keep_where(norm.isfinite())
-        self.average.update(norm.isfinite())
+        self.average.update(number, norm.isfinite())
         return norm
 
     def everything(self) -> dict[str, Tensor]:

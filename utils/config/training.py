@@ -35,6 +35,10 @@ class TrainingConfig:
     """keep an exponential moving average of the weights and evaluate it too"""
     model_ema_decay: Annotated[float, Field(ge=0, le=1)] = 0.9998
     """share of the average that one step keeps"""
+    model_ema_warmup: Literal["off", "power", "ratio"] = "off"
+    """smaller shares at first: step n keeps at most 1 - (1 + n)^(-2/3) (power, timm's) or (1 + n) / (10 + n) (ratio)"""
+    model_ema_buffers: Literal["average", "copy", "reestimate"] = "average"
+    """running statistics of the average: averaged too, copied, or estimated from an epoch before each validation"""
     precise_bn: Annotated[int, Field(ge=0)] = 0
     """steps whose batches the running statistics of norms are estimated from before each validation (arXiv 2105.07576);
     0 keeps the moving averages"""
