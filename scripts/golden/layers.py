@@ -20,7 +20,10 @@ from scripts.golden.comparing import Check, NotOursYet, elementwise
 from scripts.golden.layer import WINDOW, Layer, Meta, Outputs, take
 from scripts.golden.layers_attention_resnets import ATTENTION_RESNET_LAYERS
 from scripts.golden.layers_augmentation import cutout_outputs
+from scripts.golden.layers_dropping import drop_block_outputs, drop_connect_outputs
+from scripts.golden.layers_loss import LOSS_TABLES, ROUNDED_TARGETS
 from scripts.golden.layers_mobile import MOBILE_LAYERS
+from scripts.golden.layers_optim import OPTIM_TABLES, check_groups
 from scripts.golden.layers_resnet import RESNET_LAYERS, activation_table
 from scripts.golden.layers_shufflenet import SHUFFLENET_LAYERS
 from scripts.golden.neighbours import neighbour_table
@@ -138,10 +141,15 @@ TABLES: dict[str, Callable[[Meta, Mapping[str, np.ndarray]], Outputs]] = {
     "torchtoolbox.nn.Activation": lambda meta, arrays: activation_table(arrays),
     "modules.utils.knn.KNN": lambda meta, arrays: neighbour_table(meta["topk"], arrays),
     "imagenet_mobile.cutout_data": cutout_outputs,
+    "module.dropblock.DropBlock2d": drop_block_outputs,
+    "models.efficientnet.DropConnect": drop_connect_outputs,
+    **LOSS_TABLES,
+    **OPTIM_TABLES,
 }
 
-# torch's own hard sigmoid, which ours is, multiplies gradients by 1/6 in float32; this ancestor wrote it out.
-ROUNDED_BY_TORCH = {"models.mobilenet.HardSigmoid": "grad.x"}
+# Class -> pattern of arrays that were rounded. torch's own hard sigmoid, which ours is, multiplies gradients by 1/6 in
+# float32; this ancestor wrote it out.
+ROUNDED_ARRAYS = {"models.mobilenet.HardSigmoid": "grad.x", **ROUNDED_TARGETS}
 
 # What a file's `aux.<name>` holds.
 EXTRAS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
@@ -154,7 +162,7 @@ EXTRAS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 def check_layer(path: Path) -> list[Check]:
     """Every array of one golden layer. NotOursYet where nothing of ours is that layer."""
     if path.suffix != ".npz":
-        raise NotOursYet("a list of names, not a layer")
+        return check_groups(path)
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files if name != "meta"}
         meta = json.loads(str(file["meta"]))
@@ -210,7 +218,7 @@ def _computed(layer: Layer, arrays: Mapping[str, np.ndarray]) -> dict[str, Tenso
 
 def _rounded(name: str, meta: Meta) -> bool:
     """Whether the notes say that this array was rounded: "grad.* arrays rounded to float32 for size"; or ours is."""
-    if name == ROUNDED_BY_TORCH.get(meta["cls"]):
+    if fnmatch(name, ROUNDED_ARRAYS.get(meta["cls"], "")):
         return True
     notes = [note for note in meta.get("storage_notes", []) if "rounded" in note]
     return any(fnmatch(name, note.split()[0]) or "*" not in note.split()[0] for note in notes)
