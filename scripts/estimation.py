@@ -13,12 +13,13 @@ def estimate_statistics(run: Run) -> None:
     """Set the statistics of whatever is to be validated with others than those that it has."""
     network, done = run.network, run.position.step
     place = network.world.rank, network.world.size
+    precise = network.config.training.precise_bn
     for model, steps in _estimated(run):
         last = range(max(0, done - steps), done)
         requests = dealt_requests(run.order, network.config.training.batch_size, run.shards, place, last)
         images = (network.normalize(batch.images) for batch in run.train.loader.batches(requests))
         with network.precision.autocast():
-            reestimate(model, images, network.world)
+            reestimate(model, images, network.world, pooled=precise > 0)
 
 
 def _estimated(run: Run) -> Iterator[tuple[nn.Module, int]]:

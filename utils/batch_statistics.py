@@ -1,8 +1,9 @@
 """Running statistics of norms, estimated anew with the weights as they are: means over batches, each weighing the same.
 
 For the mean of many weights, whose own statistics nobody has seen (Izmailov et al. 2018, arXiv 1803.05407), and in the
-place of a moving average that lags behind the weights ("precise" batch norm: Wu and Johnson 2021, arXiv 2105.07576, who
-also give the variance of all batches together; this is the mean of their variances, as torch's `update_bn` has it).
+place of a moving average that lags behind the weights ("precise" batch norm: Wu and Johnson 2021, arXiv 2105.07576).
+Variances are the mean of the batches', as torch's `update_bn` has it, or "pooled", as the second paper has it: that and
+the variance of the batches' means.
 """
 
 import contextlib
@@ -22,8 +23,10 @@ def keeps_statistics(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def reestimate(model: nn.Module, batches: Iterable[Tensor], world: World) -> None:
+def reestimate(model: nn.Module, batches: Iterable[Tensor], world: World, *, pooled: bool = False) -> None:
     """Set every running statistic to the mean of what it is in each batch, (n, 3, h, w) normalized.
+
+    With `pooled` variances are those of all batches together: E[mean^2 + variance] - E[mean]^2.
 
     Only norms are in training while it lasts: no dropout, no draws, no other trace; frozen norms and those that a
     forward pass does not reach stay. Every rank brings equally many batches. They are added in float64 in the order
@@ -39,27 +42,44 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor], world: World) -> Non
             for statistics in _running(norms):
                 statistics.zero_()  # even a whole step away from infinity is not a number
             model(images)
-            for values in _of_all_ranks(torch.cat([s.reshape(-1) for s in _running(norms)]), world):
-                count, total = count + 1, total + values.double()
+            for values in _of_all_ranks(_moments(norms, pooled), world):
+                count, total = count + 1, total + values
     for buffer, value in zip((b for norm in norms for b in norm.buffers(recurse=False)), start, strict=True):
         buffer.copy_(value)
     if not count:
         raise ValueError("statistics are estimated from batches, and there are none")
-    _set(norms, total / count, reached)
+    _set(norms, total / count, reached, pooled)
 
 
-def _set(norms: list[nn.Module], values: Tensor, reached: set[nn.Module]) -> None:
-    """Take over the flat `values`, but where a norm was not reached."""
-    parts = iter(values.split([statistics.numel() for statistics in _running(norms)]))
+def _set(norms: list[nn.Module], moments: Tensor, reached: set[nn.Module], pooled: bool) -> None:
+    """Take over the averages of `_moments`, but where a norm was not reached."""
+    parts = iter(moments.split([statistics.numel() for statistics in _running(norms)]))
     for norm in norms:
-        for statistics in _running([norm]):
-            value = next(parts)
-            if norm in reached:
-                statistics.copy_(value.view_as(statistics))
+        values = {name: next(parts) for name in _named_running(norm)}
+        if pooled and len(values) == 2:
+            values["running_var"] = values["running_var"] - values["running_mean"].square()
+        for name, statistics in _named_running(norm).items() if norm in reached else ():
+            statistics.copy_(values[name].view_as(statistics))
+
+
+def _moments(norms: list[nn.Module], pooled: bool) -> Tensor:
+    """All running statistics, flat, in float64; if `pooled`, with squares of means in the place of variances."""
+    moments = []
+    for norm in norms:
+        values = {name: statistics.double().reshape(-1) for name, statistics in _named_running(norm).items()}
+        if pooled and len(values) == 2:
+            values["running_var"] = values["running_var"] + values["running_mean"].square()
+        moments += values.values()
+    return torch.cat(moments)
 
 
 def _running(norms: list[nn.Module]) -> list[Tensor]:
-    return [b for norm in norms for name, b in norm.named_buffers(recurse=False) if name.startswith("running_")]
+    return [statistics for norm in norms for statistics in _named_running(norm).values()]
+
+
+def _named_running(norm: nn.Module) -> dict[str, Tensor]:
+    """The running variance, and where the norm has one the running mean before it."""
+    return {name: b for name, b in norm.named_buffers(recurse=False) if name.startswith("running_")}
 
 
 def _of_all_ranks(values: Tensor, world: World) -> list[Tensor]:

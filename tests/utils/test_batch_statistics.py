@@ -50,6 +50,16 @@ def test_first_norms_statistics_are_plain_means_over_batches() -> None:
     torch.testing.assert_close(model[1].running_var, variance, rtol=1e-12, atol=1e-14)
 
 
+def test_pooled_variances_are_those_of_all_batches_together() -> None:
+    model = network(DOUBLE)
+    reestimate(model, batches(), ALONE, pooled=True)
+    seen = [model[0](images).transpose(0, 1).flatten(1) for images in batches()]
+    mean = sum(x.mean(1) for x in seen) / BATCHES
+    variance = sum(x.var(1) + (x.mean(1) - mean).square() for x in seen) / BATCHES
+    torch.testing.assert_close(model[1].running_mean, mean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(model[1].running_var, variance, rtol=1e-12, atol=1e-14)
+
+
 def test_nothing_else_changes_and_nothing_is_drawn() -> None:
     model = network()
     model.train()
