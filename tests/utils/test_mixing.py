@@ -236,3 +236,17 @@ def test_memory_format_stays() -> None:
 def test_flags_without_effect_are_refused(settings: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         build(LossConfig(**settings))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("per", ["batch", "image"])
+def test_mixing_does_not_wait_for_the_device(per: str) -> None:
+    mix = build(LossConfig(mixup=0.4, cutmix=1.0, mix_per=per))
+    images, labels = FLAT.float().cuda(), LABELS.cuda()
+    mix(images, labels, 0, 0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(8):
+            mix(images, labels, step, 0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
