@@ -25,6 +25,7 @@ from scripts.golden.layers_loss import LOSS_TABLES, ROUNDED_TARGETS
 from scripts.golden.layers_mobile import MOBILE_LAYERS
 from scripts.golden.layers_optim import OPTIM_TABLES, check_groups
 from scripts.golden.layers_resnet import RESNET_LAYERS, activation_table
+from scripts.golden.layers_schedules import SCHEDULE_TABLES
 from scripts.golden.layers_shufflenet import SHUFFLENET_LAYERS
 from scripts.golden.neighbours import neighbour_table
 from utils.config.model import ModelConfig
@@ -145,6 +146,7 @@ TABLES: dict[str, Callable[[Meta, Mapping[str, np.ndarray]], Outputs]] = {
     "models.efficientnet.DropConnect": drop_connect_outputs,
     **LOSS_TABLES,
     **OPTIM_TABLES,
+    **SCHEDULE_TABLES,
 }
 
 # Class -> pattern of arrays that were rounded. torch's own hard sigmoid, which ours is, multiplies gradients by 1/6 in
