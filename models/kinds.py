@@ -16,6 +16,7 @@ from models.layers.selective import SelectiveKernel
 from models.layers.sharing import GlobalGate
 from models.layers.split_attention import SplitAttention
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 GATES = (
     BottleneckAttention,
     ConvolutionalBlockAttention,
@@ -31,8 +32,9 @@ IN_MIXERS = ("fc1", "fc2")
 
 
 def parameter_kinds(model: nn.Module, classes: int) -> dict[Tensor, frozenset[str]]:
-    """Parameter -> its kinds: bias; norm, which any other of one dimension is; fc; conv, and depthwise of those; with
-    these, attention, and head for the classifier, the last layer with as many outputs as `classes`."""
+    """Parameter -> its kinds: bias; norm, which any other of one dimension is; fc; conv, and depthwise of those; other,
+    as embeddings of positions. With these, attention; and head for the classifier, the last layer with as many outputs
+    as `classes`."""
     attended, head = _attention(model), _head(model, classes)
     found: dict[Tensor, frozenset[str]] = {}
     for module in model.modules():
@@ -47,7 +49,9 @@ def parameter_kinds(model: nn.Module, classes: int) -> dict[Tensor, frozenset[st
 def _kind(module: nn.Module, name: str, parameter: Tensor) -> str:
     if parameter.ndim <= 1:
         return "bias" if name == "bias" else "norm"
-    return "fc" if parameter.ndim == 2 or isinstance(module, PooledLinear) else "conv"
+    if parameter.ndim == 2 or isinstance(module, PooledLinear):
+        return "fc"
+    return "conv" if isinstance(module, CONVOLUTIONS) else "other"
 
 
 def _attention(model: nn.Module) -> set[Tensor]:

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from utils.distributed import World
+from utils.optim import Sharpness
 from utils.replication import Replicas, replicate
 
 SHARDS, BATCH = 4, 6
+RADIUS = 0.7
 
 
 def network(dtype: torch.dtype) -> nn.Module:
@@ -31,6 +33,10 @@ def loss_of(logits: Tensor) -> Tensor:
 def gradients(replicas: Replicas, step: int, dtype: torch.dtype) -> None:
     """One step up to the optimizer, as train_dist.train_step takes it."""
     replicas.begin()
+    one_pass(replicas, step, dtype)
+
+
+def one_pass(replicas: Replicas, step: int, dtype: torch.dtype) -> None:
     for shard in replicas.shards:
         with replicas.shard(shard):
             (loss_of(replicas.network(images(step, shard, dtype))) * replicas.share).backward()
@@ -75,6 +81,8 @@ def all_cases(world: World) -> dict[str, dict[str, Tensor]]:
         "resumed": resumed(world),
         "rehearsed": rehearsed(world),
         "other start": other_start(world),
+        "sharp": sharp(world, False),
+        "sharp and exact": sharp(world, True),
     }
 
 
@@ -105,3 +113,16 @@ def other_start(world: World) -> dict[str, Tensor]:
         replicate(model, world, SHARDS, exact)
         found |= {f"{exact} {name}": value.clone() for name, value in model.state_dict().items()}
     return found
+
+
+def sharp(world: World, exact: bool) -> dict[str, Tensor]:
+    """One step up to the optimizer with sharpness-aware gradients; and where the step started, for its taking back."""
+    model = network(torch.float64)
+    replicas = replicate(model, world, SHARDS, exact)
+    rehearsal(replicas, torch.float64)
+    gradients(replicas, 0, torch.float64)
+    with Sharpness(replicas.parameters, RADIUS).worst(), replicas.second_pass():
+        one_pass(replicas, 0, torch.float64)
+    found = state(model)
+    replicas.statistics.keep_where(torch.tensor(False))
+    return found | {f"taken back {name}": buffer.clone() for name, buffer in model.named_buffers()}

@@ -70,7 +70,7 @@ def built(fused: str, opt: str = "sgd") -> tuple[object, nn.Parameter]:
 def test_pypis_apex_is_refused_by_name_and_auto_never_needs_any(tmp_path: Path) -> None:
     install(PYRAMIDS, tmp_path)
     with pytest.raises(
-        EnvironmentFault, match=r"apex that is installed \(0.9.10.dev0\) is not NVIDIA's .* Pyramid; .*git"
+        EnvironmentFault, match=r"apex that is installed \(0.9.10.dev0\) is not NVIDIA's: .* Pyramid; .*git"
     ):
         built("apex")
     for fused in ("auto", "torch", "off"):

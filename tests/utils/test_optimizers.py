@@ -2,6 +2,7 @@
 
 import copy
 import math
+import tomllib
 from collections.abc import Callable
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.config import OptimConfig
+from utils.config.parsing import as_toml, config_from_settings, read_config
 from utils.errors import UsageError
 from utils.optim import Sharpness, build_clipping, build_optimizer, set_rate
 from utils.optim.guarding import Steps
@@ -207,6 +210,40 @@ def test_a_loaded_state_goes_on_bit_exactly(name: str) -> None:
     take(optimizer, weights, 3)
     take(resumed, copies, 3)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, copies, strict=True))
+
+
+class NeverAsked(TorchDispatchMode):
+    """Refuses what would wait for a device: numbers out of tensors, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "adamw-unfused"])  # counts on the host, on a CPU
+def test_a_step_does_not_ask_the_device(name: str) -> None:
+    weights = parameters(torch.float32)
+    optimizer = built(weights, **ALL[name])
+    with NeverAsked():
+        for step in range(3):
+            take(optimizer, weights, step, finite=step != 1)
+
+
+@pytest.mark.parametrize("mode", ["norm", "value", "agc"])
+def test_clipping_and_sharpness_do_not_ask_the_device(mode: str) -> None:
+    weights = parameters(torch.float32)
+    clip = build_clipping(weights, OptimConfig(clip_grad=0.1, clip_mode=mode), {})
+    for weight, gradient in zip(weights, gradients(0), strict=True):
+        weight.grad = gradient.float()
+    with NeverAsked():
+        clip(torch.nn.utils.get_total_norm([weight.grad for weight in weights]))
+        with Sharpness(weights, 0.05).worst():
+            pass
+
+
+def test_what_asks_is_noticed() -> None:
+    with NeverAsked(), pytest.raises(AssertionError):
+        torch.ones(1).item()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -426,3 +463,15 @@ def test_what_finds_nothing_to_work_on_is_refused() -> None:
             built(flat, **settings)
     with pytest.raises(UsageError, match="--clip-mode agc has no effect without --clip-grad"):
         build_clipping(flat, OptimConfig(clip_mode="agc"), {})
+
+
+def test_flags_of_optimizers_are_read_from_a_command_line_and_a_recipe() -> None:
+    line = "--opt adan --lr 0.1 --betas 0.9 0.8 0.7 --lookahead 5 0.5 --gc all --wd-skip norm bias --clip-grad 1"
+    config, _ = read_config(line.split())
+    found = config.optim
+    assert (found.betas, found.lookahead, found.wd_skip) == ((0.9, 0.8, 0.7), (5, 0.5), ("norm", "bias"))
+    assert found.gradient_centralization == "all"
+    assert config_from_settings(tomllib.loads(as_toml(config)), "a recipe").optim == found
+    for wrong in ("--betas 1 0.9", "--lookahead 0 0.5", "--lookahead 5 0", "--sam 0", "--clip-mode agg", "--opt adam"):
+        with pytest.raises(UsageError):
+            read_config(wrong.split())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.utils import replication_work
-from tests.utils.replication_work import SHARDS, images, loss_of, network
+from tests.utils.replication_work import RADIUS, SHARDS, images, loss_of, network
 from tests.utils.worlds import on_each_of
 from utils.config import TrainingConfig
 from utils.distributed import World
@@ -61,6 +61,37 @@ def test_step_is_the_mean_over_shards_on_any_number_of_processes(
         for name, expected in by_hand().items():
             # Only the order of additions differs: 1e-9 in float64 is far above it and far below any mistake.
             torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-12, msg=f"{kind}, {size}: {name}")
+
+
+@functools.cache
+def sharp_by_hand() -> dict[str, Tensor]:
+    """Sharpness-aware gradients (arXiv 2010.01412, equation 3) from the definition: those at w + r g / |g|, g the mean
+    over shards at w. Statistics are those of the pass at w."""
+    started, moved = network(torch.float64), network(torch.float64)
+    slopes = {name.removeprefix("grad "): value for name, value in by_hand().items() if name.startswith("grad ")}
+    length = torch.cat([value.flatten() for value in slopes.values()]).norm()
+    with torch.no_grad():
+        for name, parameter in moved.named_parameters():
+            parameter += RADIUS * slopes[name] / length
+    copies = [copy.deepcopy(moved) for _ in range(SHARDS)]
+    for shard, model in enumerate(copies):
+        loss_of(model(images(0, shard, torch.float64))).backward()
+    found = dict(started.named_parameters()) | {n: by_hand()[n] for n, _ in started.named_buffers()}
+    for name in slopes:
+        found[f"grad {name}"] = sum(dict(model.named_parameters())[name].grad for model in copies) / SHARDS
+    return found | {f"taken back {name}": buffer for name, buffer in started.named_buffers()}
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["sharp", "sharp and exact"])
+def test_second_pass_is_at_the_worst_weights_and_moves_no_statistics(
+    size: int, kind: str, worlds: dict[int, list[Cases]]
+) -> None:
+    for cases in worlds[size]:
+        assert cases[kind].keys() == sharp_by_hand().keys()
+        for name, expected in sharp_by_hand().items():
+            close = {"rtol": 1e-9, "atol": 1e-12}
+            torch.testing.assert_close(cases[kind][name], expected.detach(), msg=f"{kind}, {size}: {name}", **close)
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -16,7 +16,7 @@ Kind = Literal["norm", "bias", "fc", "conv", "depthwise", "attention"]
 
 @dataclass(frozen=True, config=STRICT)
 class OptimConfig:
-    """How weights move. What is not given is what the optimizer's paper, or torch, has."""
+    """How weights move. But for weight decay, what is not given is what the optimizer's paper, or torch, has."""
 
     opt: Literal["sgd", "nesterov", "adamw", "rmsprop", "rmsprop_tf", "lars", "lamb", "lion", "muon", "adan"] = "sgd"
     """optimizer"""

@@ -19,7 +19,7 @@ from utils.optim.muon import ADAMW, MuonWithAdamW
 from utils.optim.shaping import Shaped, refuse_without_el2, shapes
 
 Values = dict[str, float | bool | tuple[float, ...]]
-NOT_A_MATRIX = frozenset({"head", "depthwise"})
+NOT_A_MATRIX = frozenset({"head", "depthwise", "other"})
 
 
 @dataclass(frozen=True)

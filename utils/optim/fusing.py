@@ -24,7 +24,7 @@ def apex_optimizers() -> ModuleType:
     if spec is None:
         raise EnvironmentFault(f"--fused apex needs NVIDIA's apex, which is not installed; build it: {HOW_TO_BUILD}")
     if not any((Path(place) / "optimizers").is_dir() for place in spec.submodule_search_locations or ()):
-        told = f"the apex that is installed{_version()} is not NVIDIA's but PyPI's package of that name, for Pyramid"
+        told = f"the apex that is installed{_version()} is not NVIDIA's: it has no optimizers, as PyPI's, for Pyramid"
         raise EnvironmentFault(f"--fused apex: {told}; pip uninstall apex, then {HOW_TO_BUILD}")
     if importlib.util.find_spec("amp_C") is None:
         raise EnvironmentFault(f"--fused apex: NVIDIA's apex was built without its kernels (amp_C); {HOW_TO_BUILD}")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-# Parameter -> some of: norm bias fc conv depthwise attention head. Where a network says nothing, shapes decide.
+# Parameter -> some of: norm bias fc conv other depthwise attention head. Where a network says nothing, shapes decide.
 Kinds = Mapping[Tensor, frozenset[str]]
-NOT_A_FILTER = frozenset({"fc", "depthwise", "attention", "head"})
+NOT_A_FILTER = frozenset({"fc", "other", "depthwise", "attention", "head"})
 
 
 def kinds_of(parameter: Tensor, kinds: Kinds) -> frozenset[str]:
