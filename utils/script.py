@@ -14,8 +14,13 @@ INTERRUPTED = 130  # as shells have it for SIGINT
 
 def run_script(kind: type[Options], body: Callable[[Options], int | None], arguments: list[str]) -> int:
     """Parse the flags of `kind`, run `body` with them, and come back with the exit code (0 where it gives none)."""
+    return ended(lambda: body(parse_flags(kind, arguments, Path(sys.argv[0]).name)))
+
+
+def ended(work: Callable[[], int | None]) -> int:
+    """The exit code of `work`, whose mistakes are told in one line."""
     try:
-        return body(parse_flags(kind, arguments, Path(sys.argv[0]).name)) or 0
+        return work() or 0
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
