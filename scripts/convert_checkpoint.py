@@ -45,7 +45,7 @@ class ConvertConfig:
     onnx: Path | None = None
     """ONNX file to write, for any number of images of --img-size"""
     ema: bool = False
-    """take the moving average of the weights"""
+    """take the moving average of the weights or, where there is none, the equal one of --swa"""
     fold: Fold = "none"
     """kernels: write them out; bn: also merge batch norms"""
     img_size: int = 224

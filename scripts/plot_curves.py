@@ -4,7 +4,7 @@
     python -m scripts.plot_curves RUN... --output FILE.png
 
 A run is the folder that training wrote. Its colour is its own; what was measured on training images is dashed and pale,
-on validation images solid, by the average of the weights dotted. x counts epochs, so that runs of different batch sizes
+on validation images solid, by an average of the weights dotted. x counts epochs, so that runs of different batch sizes
 can be compared; two runs that did the same lie on each other, so later ones are drawn thinner.
 """
 
@@ -72,7 +72,9 @@ STYLES = (
     Style("train", "training", (0, (4, 2)), 1.1, 0.55, averaged=True),
     Style("val", "validation", "-", 2.0, 1.0, dotted=True),
     Style("val_ema", "validation, averaged weights", (0, (1, 1.2)), 1.8, 1.0, dotted=True),
+    Style("val_swa", "validation, equal average", (0, (4, 1, 1, 1)), 1.8, 1.0, dotted=True),
 )
+VALIDATED = ("val/top1", "val_ema/top1", "val_swa/top1")
 RATE = Style("optim", "learning rate", "-", 1.8, 1.0)
 
 
@@ -191,7 +193,7 @@ def _tell_lines(axes: "Axes", runs: Sequence[Curves]) -> None:
 
 
 def _best(run: Curves) -> str:
-    best = [max(values) for _, values in (run.of("val/top1"), run.of("val_ema/top1")) if values]
+    best = [max(values) for _, values in map(run.of, VALIDATED) if values]
     return f"  (best top-1 {max(best):.2f} %)" if best else ""
 
 

@@ -17,7 +17,7 @@ PACKAGES = ("models", "data", "utils", "scripts")
 FILES = sorted(
     path for path in [ROOT / "train_dist.py", *(p for name in PACKAGES for p in (ROOT / name).rglob("*.py"))]
 )
-FILE_LINES, FUNCTION_LINES, STORY_LINES, PARAMETERS = 400, 50, 200, 8
+FILE_LINES, FUNCTION_LINES, STORY_LINES, PARAMETERS = 400, 50, 214, 8
 
 # What each floor may import of ours. utils has a cellar, the only files other utils may import.
 MAY_IMPORT = {"models": {"models", "utils"}, "data": {"data", "utils"}, "utils": {"utils"}}

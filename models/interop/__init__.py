@@ -18,7 +18,7 @@ from models.outside import AUXILIARY, is_outside
 from utils.errors import CheckpointError
 
 CONTAINERS = ("state_dict", "model")  # the trainers of four ancestors; ModelZoo.pytorch (seeds.md 7)
-AVERAGES = ("state_dict_ema", "model_ema")  # timm and this trainer; torchvision, with a counter beside the weights
+AVERAGES = ("state_dict_ema", "model_ema", "state_dict_swa")  # timm and this trainer; torchvision; this one's equal
 AVERAGE_COUNTER = "n_averaged"
 SHOWN = 8  # tensors of each kind named in an error
 

@@ -98,7 +98,7 @@ def test_files_of_other_trainers_load_in_both_of_torchs_formats(tmp_path: Path, 
     assert_loads(tmp_path / "theirs.pth", SMALL, state)
 
 
-@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema", "state_dict_swa"])
 def test_averages_are_read_where_timm_and_torchvision_keep_them(tmp_path: Path, name: str) -> None:
     state = drawn(build_model(SMALL, 10))
     average = {f"module.{key}": value + 1 for key, value in state.items()} | {"n_averaged": torch.tensor(7)}

@@ -41,11 +41,11 @@ def test_every_measurement_of_every_run_is_drawn_in_the_colour_of_its_run(tmp_pa
     folders = [write_run(tmp_path / "one"), write_run(tmp_path / "two", average=True)]
     loss, accuracy, rate = draw(read_curves(folders)).axes
     drawn = [[len(line.get_xdata()) for line in axes.lines] for axes in (loss, accuracy, rate)]
-    points = [6, 3, 0, 6, 3, 3]  # training, validation, average of run one and of run two
+    points = [6, 3, 0, 0, 6, 3, 3, 0]  # training, validation, both averages of run one and of run two
     assert drawn == [points, points, [6, 6]]
     colours = [line.get_color() for line in accuracy.lines]
-    assert len({*colours[:3]}) == len({*colours[3:]}) == 1
-    assert {rate.lines[0].get_color(), rate.lines[1].get_color()} == {colours[0], colours[3]} != {INK}
+    assert len({*colours[:4]}) == len({*colours[4:]}) == 1
+    assert {rate.lines[0].get_color(), rate.lines[1].get_color()} == {colours[0], colours[4]} != {INK}
 
 
 @pytest.mark.parametrize("count", [1, 8, 20])
