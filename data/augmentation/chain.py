@@ -120,13 +120,13 @@ def one_thread() -> Iterator[None]:
 def build_chain(config: DataConfig, seed: int) -> Chain | None:
     """The augmentations that the settings ask for, None if none. UsageError if some are at odds or without effect."""
     _refuse_mistakes(config)
-    links = [build(config) for name, build in BUILDERS.items() if getattr(config, name)]
+    links = [build(config) for name, build in BUILDERS.items() if _is_on(config, name)]
     return Chain(seed, tuple(links)) if links else None
 
 
 def asked_for(config: DataConfig) -> str | None:
     """The flag of the first augmentation that is on, for an engine that has none."""
-    on = [name for name in BUILDERS if getattr(config, name)]
+    on = [name for name in BUILDERS if _is_on(config, name)]
     return _flag(on[0]) if on else None
 
 
@@ -196,10 +196,10 @@ def _refuse_mistakes(config: DataConfig) -> None:
     """UsageError for settings that are at odds, without effect, or no range."""
     usual = DataConfig()
     for one, other in EITHER:
-        if getattr(config, one) and getattr(config, other):
+        if _is_on(config, one) and _is_on(config, other):
             raise UsageError(f"{_flag(one)} takes the place of {_flag(other)}; give one of them")
     for name, parents in NEEDS.items():
-        if getattr(config, name) != getattr(usual, name) and not any(getattr(config, parent) for parent in parents):
+        if getattr(config, name) != getattr(usual, name) and not any(_is_on(config, parent) for parent in parents):
             raise UsageError(f"{_flag(name)} has no effect without {' or '.join(map(_flag, parents))}; give both")
     for name, kinds in NEEDS_KIND.items():
         if getattr(config, name) != getattr(usual, name) and config.auto_augment not in kinds:
@@ -208,6 +208,12 @@ def _refuse_mistakes(config: DataConfig) -> None:
         low, high = getattr(config, name)
         if low > high:
             raise UsageError(f"{_flag(name)} {low:g} {high:g} is empty; give the smaller number first")
+
+
+def _is_on(config: DataConfig, name: str) -> bool:
+    """Whether an augmentation does anything: `--color-jitter 0`, as --random-erasing 0, does not."""
+    value = getattr(config, name)
+    return any(value) if isinstance(value, tuple) else bool(value)
 
 
 def _flag(name: str) -> str:

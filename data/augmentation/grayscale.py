@@ -11,7 +11,7 @@ from utils.randomness import GRAYSCALE
 
 def without_colours(image: Tensor) -> Tensor:
     """(3, h, w) uint8 to the same, all channels equal."""
-    return rgb_to_grayscale(image, num_output_channels=3)
+    return rgb_to_grayscale(image, num_output_channels=3).contiguous()  # its channels are one piece of memory
 
 
 @dataclass(frozen=True)

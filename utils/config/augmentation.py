@@ -52,7 +52,7 @@ class AugmentationConfig:
     """DeiT III: each image is made grey, solarized or blurred"""
     cutout: Literal["square", "batch", "rectangle"] | None = None
     """cover a square of each image, a square at the same place of a whole batch, or a rectangle of random size"""
-    cutout_size: Annotated[int | None, Field(ge=1)] = None
+    cutout_size: Annotated[int | None, Field(ge=2)] = None
     """cutout square, batch: side, pixels; half of the crop's if not given"""
     cutout_prob: Share | None = None
     """cutout: probability; if not given 1 for squares, 0.5 for rectangles"""

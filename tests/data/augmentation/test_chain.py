@@ -107,6 +107,14 @@ def test_engines_draw_the_same(tmp_path: Path, picture: Callable, encoded: Calla
         assert same(loaded(settings(tmp_path, img_size=32, loader="dali-cpu", workers=workers, **ALL)), expected)
 
 
+def test_grey_images_can_be_painted_on(folder: Path):
+    """torchvision's have one channel in memory, and cutout and erasing write into what they are given."""
+    for cutout in ("square", "rectangle"):
+        others = {"cutout": cutout, "cutout_prob": 1.0, "random_erasing": 1.0, "erasing_mode": "rand"}
+        batches = loaded(settings(folder, grayscale=1.0, **others), stop=2)
+        assert all((batch.images[..., 0] != batch.images[..., 2]).any() for batch in batches)
+
+
 def test_switching_one_on_changes_no_draw_of_the_others(folder: Path):
     def erased(**others: object) -> torch.Tensor:
         batches = loaded(settings(folder, random_erasing=1.0, erasing_area=(0.2, 0.3), **others))
@@ -141,7 +149,7 @@ def test_a_substitute_is_augmented_as_in_its_own_place(folder: Path):
 
 
 def test_nothing_is_built_where_nothing_is_asked_for():
-    assert build_chain(DataConfig(), 0) is None
+    assert build_chain(DataConfig(), 0) is None and build_chain(DataConfig(color_jitter=(0.0,)), 0) is None
     assert training_plan(DataConfig(), 0).augmentations is None
 
 
