@@ -37,8 +37,11 @@ def shrunk(config: Config, images: Path, folder: Path) -> Config:
     data = dataclasses.replace(
         config.data, data_dir=str(images), loader="torch", workers=0, img_size=side, val_resize=None, val_crop=None
     )
+    if data.img_size_start is not None:
+        data = dataclasses.replace(data, img_size_start=side // 2)
+    shards = 1 if config.model.norm == "syncbn" else SHARDS  # which asks for as many processes as shards
     training = dataclasses.replace(
-        config.training, batch_size=BATCH, shards=SHARDS, grad_accum_steps=None, precision="fp32", device="cpu"
+        config.training, batch_size=BATCH, shards=shards, grad_accum_steps=None, precision="fp32", device="cpu"
     )
     run = dataclasses.replace(config.run, output_dir=str(folder))
     contract = dataclasses.replace(config.contract, top1=())

@@ -57,9 +57,8 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_kind_of_settings_takes_two_steps(recipe: Recipe, noise: Path, tmp_path: Path) -> None:
     """With a small network in the place of the recipe's; list_recipes --steps 2 takes them with each recipe's own."""
     small = shrunk(recipe.config, noise, tmp_path / "run")
-    small = dataclasses.replace(
-        small, model=ModelConfig(model=LIGHT), data=dataclasses.replace(small.data, img_size=32)
-    )
+    if "depthwise" not in small.optim.wd_skip:  # which the small network has none of
+        small = dataclasses.replace(small, model=ModelConfig(model=LIGHT))
     assert rehearse(small, 2) > 0
 
 

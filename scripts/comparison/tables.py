@@ -144,7 +144,8 @@ def _legend(rows: Sequence[Row]) -> str:
     averaged = sorted({run.judged for row in rows for run in row.group.runs} - {"val"})
     lines = [
         f"top-1 and top-5 are of the last epoch, means over seeds. The difference is to {rows[0].group.name}, between "
-        f"runs of the same seed, which see the same images in the same order; after ± half of its {SHARE:.0%} interval "
+        f"runs of the same seed, whose order of images is the same unless a trick is about it; after ± half of its "
+        f"{SHARE:.0%} interval "
         "by Student's t over n pairs.",
         "A step's time is the median without validations; memory is the most that the first process held.",
     ]
