@@ -37,6 +37,8 @@ def shrunk(config: Config, images: Path, folder: Path) -> Config:
     data = dataclasses.replace(
         config.data, data_dir=str(images), loader="torch", workers=0, img_size=side, val_resize=None, val_crop=None
     )
+    if config.data.img_size > LARGEST:  # which auto would pad now
+        data = dataclasses.replace(data, train_crop="random-resized")
     if data.img_size_start is not None:
         data = dataclasses.replace(data, img_size_start=side // 2)
     shards = 1 if config.model.norm == "syncbn" else SHARDS  # which asks for as many processes as shards
