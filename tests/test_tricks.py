@@ -24,6 +24,8 @@ TRICKS = {
     "distillation": "--teacher resnet20 --teacher-weights {teacher} --distill-alpha 0.3 --distillation-tau 3 --mixup 1",
     "averages": "--model-ema --model-ema-warmup ratio --model-ema-buffers reestimate --swa 1 --swa-lr 0.02",
     "averages of copies": "--model-ema --model-ema-decay 0.9 --model-ema-warmup power --model-ema-buffers copy",
+    "dropping": "--dropout 0.2 --drop-path 0.3 --drop-block 0.3 --drop-block-size 3 --ghost-batch 8 --weight-stats",
+    "norms": "--precise-bn 3 --bn-momentum 0.2 --bn-eps 1e-4 --model-ema",
     "restarts": "--cycles 2 --cycle-decay 0.5 --cooldown-epochs 0.2 --warmup-method constant --warmup-lr 0.03",
     "loss-scale": "--precision fp16 --loss-scale 128 --norm none -b 8 --epochs 1 --warmup-epochs 0",
     "sam": "--opt nesterov --sam 0.05 --lookahead 3 0.5 --gc all --clip-grad 0.02 --clip-mode agc",
