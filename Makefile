@@ -25,8 +25,10 @@ $(INSTALLED): setup.cfg setup.py constraints.txt pyproject.toml data/region.c da
 demo: install
 	$(VENV)/bin/python -m scripts.demo
 
+# Networks by several processes; runs of several ranks one at a time.
 test: install
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --ignore=tests/models
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 tests/models
 
 lint: install
 	$(VENV)/bin/ruff check .

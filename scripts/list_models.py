@@ -16,7 +16,6 @@ from typing import Literal
 from models import FAMILIES, image_size
 from models.outside import TIMM, TORCHVISION, timm_names, torchvision_names
 from scripts.layer_table import CLASSES, complexity
-from utils.complexity import aligned
 from utils.config import ModelConfig
 from utils.errors import UsageError
 from utils.registry import nearest
@@ -25,6 +24,7 @@ from utils.script import script
 SMALL_SIZE, SMALL_CLASSES = 32, 10  # CIFAR's
 HEADS = ("name", "family", "parameters", "multiply-adds", "activations", "pixels", "classes", "paper")
 SIDES = "<<>>>>><"
+WIDTHS = (11, 13, 12, 6, 7, 5)  # of the columns of numbers, and the last one's least
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,25 @@ def as_json(entries: list[Entry]) -> str:
     return "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(fact)}" for name, fact in facts) + "\n}"
 
 
+def line(cells: tuple[str, ...], widths: list[int]) -> str:
+    """Cells in columns of these widths."""
+    return "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(cells, SIDES, widths, strict=True)).rstrip()
+
+
 def list_models(config: ListConfig) -> None:
     """Print what `config` asks for."""
     if config.outside != "none":
         print("\n".join(name for name in outside_names(config.outside) if means(config.filter, name)))
         return
-    entries = [describe(name, family) for name, family in chosen(config.filter)]
+    found = chosen(config.filter)
     if config.json:
-        print(as_json(entries))
+        print(as_json([describe(name, family) for name, family in found]))
         return
-    print(aligned([HEADS, *(entry.cells() for entry in entries)], SIDES))
-    print(f"{len(entries)} networks")
+    widths = [max(len(name) for name, _ in found), max(len(family) for _, family in found), *WIDTHS]
+    print(line(HEADS, widths))
+    for name, family in found:
+        print(line(describe(name, family).cells(), widths), flush=True)  # all take half a minute
+    print(f"{len(found)} networks")
 
 
 if __name__ == "__main__":

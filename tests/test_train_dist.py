@@ -303,7 +303,7 @@ def test_mistyped_recipe_key_is_told_with_the_nearest_name(image_lmdb: Path, tmp
 
 
 def test_start_up_mistake_of_all_ranks_is_told_once(image_lmdb: Path, tmp_path: Path) -> None:
-    run = launching.run(2, flags(image_lmdb, tmp_path / "run", "--shards", "3"), tmp_path, 10)
+    run = launching.run(2, flags(image_lmdb, tmp_path / "run", "--shards", "3"), tmp_path, 30)
     assert run.codes == [2, 2]
     assert len(run.lines) == 1
 

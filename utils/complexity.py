@@ -22,6 +22,12 @@ SIDES = "<<<>>>"  # of the columns' cells
 DEFORMABLE = torch.ops.torchvision.deform_conv2d  # torch's counter does not know it
 Shape = Sequence[int]
 
+# Modules of torch that count nothing and give what has their input's shape: they are passed by, as torch takes more
+# time for the shapes of these alone than for all else.
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.LayerNorm)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.Mish, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid)
+PASSED_BY = {*NORMS, *ACTIVATIONS, nn.Dropout}
+
 
 @dataclass
 class Layer:
@@ -65,17 +71,26 @@ def aligned(rows: list[tuple[str, ...]], sides: str) -> str:
 def measure(model: nn.Module, height: int, width: int) -> Complexity:
     """What `model` costs for one image (3, height, width). Its tensors may be anywhere; they are not read."""
     training = {module: module.training for module in model.modules()}
+    passed_by = [module for module in training if type(module) in PASSED_BY]
     observer = _Observer(model)
     try:
+        for module in passed_by:
+            module.forward = _unchanged
         with observer.counter, torch.device("meta"), torch.no_grad():
             tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in _tensors(model)}
             dtype = next((tensor.dtype for tensor in tensors.values()), None)
             torch.func.functional_call(model.eval(), tensors, (torch.empty(1, 3, height, width, dtype=dtype),))
     finally:
         observer.stop()
+        for module in passed_by:
+            del module.forward  # its class has one
         for module, mode in training.items():
             module.training = mode
     return Complexity(observer.found())
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -240,5 +240,5 @@ def test_bombs_are_refused_in_no_time_and_memory(name: str, engine: str, files, 
     start = time.monotonic()
     with pytest.raises(DataError):
         next(loader.batches([request]))
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 3
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # KiB; decoded, 500 MB to 13 GB
