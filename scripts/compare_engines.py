@@ -33,6 +33,7 @@ from data.pixels import probe
 from data.plan import Plan, training_plan, validation_plan
 from data.stores import Store
 from models import build_model
+from scripts.drawing import empty_figure
 from utils.checkpoint import load_checkpoint
 from utils.config import Config
 from utils.config.data import DataConfig
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 LIMIT = 0.3  # of 255, mean difference: Pillow rounds between its two passes, which alone may change each fourth pixel
 CHUNK = 1024  # images that are in memory at once, for each engine
+PANEL = (3.2, 3.7)  # inches, of each picture in --output
 LISTED = 5  # images named before it says only how many there are
 SEED = 0
 SPLITS = {"train": open_training, "val": lambda config, seed: open_validation(config, seed)}
@@ -241,7 +243,7 @@ def open_engines(names: tuple[str, ...], split: str, config: DataConfig) -> tupl
 
 def draw(loaders: dict[str, Loader], pair: Pair, name: str) -> "Figure":
     """The image that a pair differs most in, by every engine, and the difference of the pair, amplified."""
-    figure = _figure(len(loaders) + 1)
+    figure = empty_figure((PANEL[0] * (len(loaders) + 1), PANEL[1]), "--output")
     crops = {engine: next(loader.batches([Request(0, np.array([pair.index]))])) for engine, loader in loaders.items()}
     shown = {engine: _on_cpu(batch).images[0].numpy() for engine, batch in crops.items()}
     left, right = (shown[engine].astype(int) for engine in pair.names)
@@ -254,15 +256,6 @@ def draw(loaders: dict[str, Loader], pair: Pair, name: str) -> "Figure":
         axes.set_axis_off()
     figure.suptitle(f"{name}: mean difference {pair.worst:.3f} of 255", fontsize=10)
     return figure
-
-
-def _figure(panels: int) -> "Figure":
-    """An empty picture that needs no screen. EnvironmentFault without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EnvironmentFault("--output needs matplotlib, which is missing; pip install matplotlib") from error
-    return Figure(figsize=(3.2 * panels, 3.7), dpi=150, facecolor="white", layout="constrained")
 
 
 def _draw_worst(comparisons: list[Comparison], path: Path) -> None:
@@ -278,7 +271,7 @@ def _draw_worst(comparisons: list[Comparison], path: Path) -> None:
 
 def _refuse_output(path: Path) -> None:
     """What is wrong with --output is told before the work."""
-    _figure(1)
+    empty_figure(PANEL, "--output")
     if path.suffix != ".png" or not path.parent.is_dir():
         raise UsageError(f"--output {path}: must be a .png in a folder that exists")
 

@@ -239,6 +239,9 @@ def inspect(config: InspectConfig) -> None:
     if config.output.suffix != ".png":
         raise UsageError(f"--output {config.output} must end in .png; the numbers go beside it, as .json")
     batch, found = read_batch(config), {}
+    with torch.device("meta"):  # a mistake is told before anything is measured
+        for norm in config.norm:
+            build_model(config.of(norm), batch.classes)
     for norm in config.norm:
         torch.manual_seed(config.seed)
         found[norm] = measure(build_model(config.of(norm), batch.classes), batch, config.layers)

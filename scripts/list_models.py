@@ -16,6 +16,7 @@ from typing import Literal
 from models import FAMILIES, image_size
 from models.outside import TIMM, TORCHVISION, timm_names, torchvision_names
 from scripts.layer_table import CLASSES, complexity
+from utils.complexity import row_of
 from utils.config import ModelConfig
 from utils.errors import UsageError
 from utils.registry import nearest
@@ -95,11 +96,6 @@ def as_json(entries: list[Entry]) -> str:
     return "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(fact)}" for name, fact in facts) + "\n}"
 
 
-def line(cells: tuple[str, ...], widths: list[int]) -> str:
-    """Cells in columns of these widths."""
-    return "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(cells, SIDES, widths, strict=True)).rstrip()
-
-
 def list_models(config: ListConfig) -> None:
     """Print what `config` asks for."""
     if config.outside != "none":
@@ -110,9 +106,9 @@ def list_models(config: ListConfig) -> None:
         print(as_json([describe(name, family) for name, family in found]))
         return
     widths = [max(len(name) for name, _ in found), max(len(family) for _, family in found), *WIDTHS]
-    print(line(HEADS, widths))
+    print(row_of(HEADS, SIDES, widths))
     for name, family in found:
-        print(line(describe(name, family).cells(), widths), flush=True)  # all take half a minute
+        print(row_of(describe(name, family).cells(), SIDES, widths), flush=True)  # all take half a minute
     print(f"{len(found)} networks")
 
 

@@ -64,8 +64,13 @@ class Complexity:
 def aligned(rows: list[tuple[str, ...]], sides: str) -> str:
     """Rows of cells as lines, each column as wide as its widest cell; `sides` has < or > for each."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [[f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)] for row in rows]
-    return "\n".join("  ".join(row).rstrip() for row in padded)
+    return "\n".join(row_of(cells, sides, widths) for cells in rows)
+
+
+def row_of(cells: Sequence[str], sides: str, widths: Sequence[int]) -> str:
+    """Cells in columns of these widths, as one line."""
+    padded = [f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True)]
+    return "  ".join(padded).rstrip()
 
 
 def measure(model: nn.Module, height: int, width: int) -> Complexity:

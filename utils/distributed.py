@@ -231,11 +231,9 @@ def is_broken_connection(error: RuntimeError) -> bool:
 
 def broken_connection(world: World, error: RuntimeError) -> DistributedError:
     """What to say of a collective that failed: the ranks that do not answer, if no rank told a reason itself."""
-    deadline = time.monotonic() + 2 * WATCH_SECONDS
-    while time.monotonic() < deadline:
-        if (code := _told_code(world)) is not None:
-            _leave_failed(world, code)
-        time.sleep(0.05)
+    _wait_for(lambda: _told_code(world) is not None, 2 * WATCH_SECONDS)
+    if (code := _told_code(world)) is not None:
+        _leave_failed(world, code)
     missing = ""
     try:
         dist.monitored_barrier(world.control, timedelta(seconds=PEER_SECONDS), wait_all_ranks=True)

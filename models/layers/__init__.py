@@ -44,6 +44,9 @@ class Layers:
         options: stride, groups, dilation; bias for one that is there whatever the norm.
         """
         self.used.add("norm")
+        if min(c_in, c_out) < 1:
+            found = f"--width {self.config.width} leaves a layer of {self.config.model} no channels"
+            raise UsageError(f"{found}; use a larger one")
         layer = self.row.conv(self.config) if self.row.conv else nn.Conv2d
         if may_deform:
             self.used.add("deformable")

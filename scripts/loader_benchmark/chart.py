@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from scripts.drawing import COLOURS, INK, empty_figure
 from scripts.loader_benchmark.contenders import LIMITS, NOTHING, PEERS
 from scripts.loader_benchmark.report import Score
-from utils.errors import EnvironmentFault
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OURS, OTHERS, LIMIT = "#0072B2", "#B9BEC4", "#8A8F95"  # blue of Wong, Nature Methods 8, 441 (2011), and greys
-INK, PALE, GRID = "#333333", "#777777", "#E8E8E8"
+OURS, OTHERS, LIMIT = COLOURS[0], "#B9BEC4", "#8A8F95"  # blue, and greys
+PALE, GRID = "#777777", "#E8E8E8"
 BAR, INCH_PER_BAR = 0.72, 0.31
 KINDS = ((OURS, "", "train_dist"), (OTHERS, "", "others, as their users run them"))
 LIMIT_KIND = ("white", "////", "libjpeg-turbo alone, decoding crops or whole images")
@@ -20,12 +20,8 @@ LIMIT_KIND = ("white", "////", "libjpeg-turbo alone, decoding crops or whole ima
 
 def draw(scores: Sequence[Score], title: str, below: str) -> "Figure":
     """Speed by contender, the fastest on top, with its range; `below` in small letters. Needs no screen."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise EnvironmentFault("the chart needs matplotlib, which is missing; pip install matplotlib") from error
     shown = sorted(scores, key=lambda one: one.img_per_s)
-    figure = Figure(figsize=(9.5, 1.9 + INCH_PER_BAR * len(shown)), dpi=150, facecolor="white", layout="constrained")
+    figure = empty_figure((9.5, 1.9 + INCH_PER_BAR * len(shown)), "the chart")
     axes = figure.subplots()
     for place, one in enumerate(shown):
         _bar(axes, place, one)

@@ -22,6 +22,7 @@ MISTAKES = [
     (ModelConfig(norm="in", zero_gamma=True), r"--zero-gamma"),
     (ModelConfig(block_order="pre", zero_gamma=True), r"--zero-gamma: .*--block-order pre"),
     (ModelConfig(model="resnet50v2", zero_gamma=True), r"--zero-gamma: resnet50v2"),
+    (ModelConfig(model="resnet18", width=0.001), r"--width 0.001 leaves a layer of resnet18 no channels"),
 ]
 
 

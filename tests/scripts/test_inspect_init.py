@@ -122,6 +122,7 @@ def test_real_images_are_those_of_the_first_training_batch(image_folder: Path) -
     ("words", "reason"),
     [
         (("--norm", "bm"), "--norm bm is not known; did you mean bn?"),
+        (("--norm", "bn", "bm"), "--norm bm is not known; did you mean bn?"),
         (("--norm", "bn", "--output", "init.jpg"), "must end in .png"),
         (("--norm", "bn", "--pws-fan", "out"), "--pws-fan out has no effect"),
         (("--norm", "bn", "--batch-size", 1), "--batch-size 1: must be greater"),
@@ -131,7 +132,8 @@ def test_real_images_are_those_of_the_first_training_batch(image_folder: Path) -
 def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, words: tuple[object, ...], reason: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert command(*words) in (2, 3)
-    told = capsys.readouterr().err
+    printed, told = capsys.readouterr()
+    assert printed == "", "a mistake is told before anything is measured"
     assert reason in told
     assert told.count("\n") == 1
     assert not list(tmp_path.iterdir())
