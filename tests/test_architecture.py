@@ -120,7 +120,7 @@ def test_a_section_of_flags_is_read_on_one_floor(section: str) -> None:
     assert floors - {"scripts"} == {READERS[section]}
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=label)
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.toml")), ids=label)
 def test_every_recipe_is_made_of_settings_that_exist(recipe: Path) -> None:
     config, _ = read_config(["--config", str(recipe)])
     assert config != Config()

@@ -16,6 +16,7 @@ from scripts.ablate import AblateConfig
 from scripts.comparison.paired import paired, t_quantile
 from scripts.comparison.tricks import TRICKS, flags_of
 from utils.config import Config
+from utils.config.flags import parse_flags
 from utils.config.parsing import read_config
 from utils.errors import TrainingError, UsageError
 
@@ -150,3 +151,9 @@ def test_an_interval_is_that_of_the_paired_t_test() -> None:
     gap = paired([1.0, 2.0, 3.0, 6.0])
     assert gap.mean == 3.0 and gap.pairs == 4
     assert gap.half == pytest.approx(3.182446 * (14 / 3) ** 0.5 / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("flags", ["-b 64 --epochs 2", "--lr 0.1"])
+def test_flags_of_the_runs_are_one_word_of_the_command_line(flags: str) -> None:
+    words = ["--config", "x.toml", "--tricks", "mixup", "--data-dir", "d", "--output-dir", "o", "--flags", flags]
+    assert parse_flags(AblateConfig, words, "ablate").flags == flags

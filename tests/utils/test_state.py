@@ -36,7 +36,7 @@ REFUSED = [
     ("--norm gn", "norm was bn, is gn"),
     ("--seed 7", "seed was 0, is 7"),
     ("--lr 0.2", "lr was None, is 0.2"),
-    ("--momentum 0.8", "momentum was 0.9, is 0.8"),
+    ("--momentum 0.8", "momentum was None, is 0.8"),
     ("--epochs 3", "epochs was 90, is 3"),
     ("-b 64", "batch_size was 128, is 64"),
     ("--amp", "precision was fp32, is fp16"),

@@ -16,6 +16,7 @@ from utils.registry import nearest
 
 FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
 OUT_OF_RANGE = re.compile(r"validation errors? for \w+ (\w+)[\w.]* (.*?) \[type=\w+, input_value=(.*), input_type")
+FLAGS_IN_ONE = re.compile(r"--?[a-z][^ =]* ")
 Settings = TypeVar("Settings")
 
 
@@ -31,7 +32,7 @@ def parse_flags(
                 kind,
                 prog=program,
                 description=more or None,
-                args=list(arguments),
+                args=_joined(arguments),
                 config=FLAGS,
                 return_unknown_args=True,
                 **given,
@@ -43,6 +44,17 @@ def parse_flags(
     if unknown:
         raise UsageError(_unknown(kind, unknown[0], more))
     return settings
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with a value of several flags, `--flags "-b 64"`, joined to its own, which would else miss it."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and FLAGS_IN_ONE.match(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _unboxed(text: str) -> str:
