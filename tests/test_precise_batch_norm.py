@@ -1,4 +1,4 @@
-"""--precise-bn in whole runs: the validated statistics are those of the checkpoint, and refused where there are none."""
+"""--precise-bn in whole runs: what is validated is what the checkpoint holds; no norm to estimate, no run."""
 
 from pathlib import Path
 
@@ -8,7 +8,24 @@ import torch
 from utils.checkpoint import load_checkpoint
 from utils.log import read_history
 
-RUN = "--model resnet20 --img-size 16 -b 16 -j 0 --device cpu --epochs 1 --warmup-epochs 0 --lr 0.1".split()
+RUN = [
+    "--model",
+    "resnet20",
+    "--img-size",
+    "16",
+    "-b",
+    "16",
+    "-j",
+    "0",
+    "--device",
+    "cpu",
+    "--epochs",
+    "1",
+    "--warmup-epochs",
+    "0",
+    "--lr",
+    "0.1",
+]
 
 
 def test_statistics_do_not_depend_on_processes_and_are_what_evaluation_measures(

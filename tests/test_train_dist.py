@@ -116,7 +116,9 @@ def test_more_bad_images_than_the_budget_stop_the_run_with_3(broken_folder: Path
 
 def told(output: Path) -> list[dict[str, float]]:
     """The history without what depends on the clock."""
-    return [{k: v for k, v in line.items() if not k.startswith(("perf", "time", "mem"))} for line in read_history(output)]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("perf", "time", "mem"))} for line in read_history(output)
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
