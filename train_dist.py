@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from data.batches import Batch
 from data.order import validation_numbers, validation_requests
-from scripts.assembly import Network, Run, assemble_evaluation, assemble_run, settings_from
+from scripts.assembly import Run, assemble_evaluation, assemble_run, settings_from
 from scripts.estimation import estimate_statistics
 from scripts.layer_table import layer_table
+from scripts.network import Network
 from utils import distributed
 from utils.config.parsing import as_toml
 from utils.contract import judgement

@@ -6,20 +6,18 @@ network is replicated.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batches import Batch, Normalizer
+from data.batches import Batch
 from data.channels import with_channels
-from data.loaders import Data, Split, engine, missed, open_data, open_validation, refuse_device
+from data.loaders import Data, Split, engine, missed, open_data, open_validation
 from data.order import steps_per_epoch, training_order, training_requests
 from models import (
     DropBlockRamp,
-    build_model,
     gain_parameters,
     refuse_ghosts,
     refuse_unsynced,
@@ -27,11 +25,9 @@ from models import (
     wants_data_gains,
 )
 from models.kinds import parameter_kinds
-from models.pretrained import pretrained_file
-from models.starting import start_from
+from scripts.network import Network, folder_of
 from scripts.teaching import build_criterion, build_teacher
 from utils import distributed
-from utils.averaging import build_average, build_equal_average
 from utils.batch_statistics import keeps_statistics
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
 from utils.config import Config
@@ -47,7 +43,7 @@ from utils.log import History, IndexLog, Progress, Report, cut_index_logs, say
 from utils.metrics import TrainingSums
 from utils.mixing import Mixing, build_mixing
 from utils.optim import Sharpness, Steps, build_clipping, build_optimizer, el2_told, parameter_groups
-from utils.precision import Precision, refuse_unscaled
+from utils.precision import refuse_unscaled
 from utils.replication import count_shards, replicate
 from utils.run_folder import RunFolder
 from utils.schedule import build_schedule, peak_rate
@@ -86,51 +82,6 @@ def _refuse_start(config: Config) -> None:
         raise UsageError(f"--pretrained and --init-from {run.init_from} are both weights to start from; give one")
     if run.has_start and run.evaluate and run.resume:
         raise UsageError("--evaluate measures one network; give it --resume or --init-from or --pretrained, not two")
-
-
-def folder_of(config: Config) -> Path:
-    """The folder of a run, whether it is there or not."""
-    return Path(config.run.output_dir or f"runs/{config.model.model}-{config.model.norm}")
-
-
-class Network:
-    """A network on its device with fresh weights, the same on every rank, and what it takes to measure it."""
-
-    def __init__(self, config: Config, world: World, val: Split):
-        refuse_device(config.data, world.device)
-        self.config, self.world, self.val = config, world, val
-        self.classes = _number_of_classes(config, val)
-        self.precision = Precision(config.training, world.device)
-        torch.manual_seed(config.training.seed)
-        model = build_model(config.model, self.classes)
-        self.model = model.to(world.device, self.precision.storage).to(memory_format=torch.channels_last)
-        self.average = build_average(self.model, config.training)
-        self.equal_average = build_equal_average(self.model, config.schedule)
-        self.normalize = Normalizer(config.data.mean, config.data.std, world.device, self.precision.storage)
-        self.folder = folder_of(config)  # where what is measured is written
-        self.val_batch_size = config.run.val_batch_size or config.training.batch_size
-
-    def start_from_file(self) -> None:
-        """The weights that --init-from or --pretrained names, which must be the same on every rank."""
-        model, run = self.config.model, self.config.run
-        path = pretrained_file(model.model) if run.pretrained else Path(run.init_from)
-        start_from(self.model, model, path, run.init_head)
-        with open(path, "rb") as file:
-            distributed.agree(self.world, {"--init-from": hashlib.file_digest(file, "sha256").hexdigest()})
-        if self.average:
-            self.average.restart(self.model)
-
-    def parts(self) -> dict[str, HasState]:
-        """What of it a checkpoint holds, under timm's names."""
-        average = {"state_dict_ema": self.average.network} if self.average else {}
-        equal = {"state_dict_swa": self.equal_average} if self.equal_average else {}
-        return {"state_dict": self.model, **average, **equal}
-
-    def measured(self) -> dict[str, nn.Module]:
-        """What a validation measures: the network, and what averages of its weights there are."""
-        average = {"val_ema": self.average.network} if self.average else {}
-        equal = {"val_swa": self.equal_average.network} if self.equal_average and self.equal_average.count else {}
-        return {"val": self.model, **average, **equal}
 
 
 class Run:
@@ -246,13 +197,6 @@ class Run:
         side = network.config.data.img_size
         blank = torch.zeros(training.batch_size, side, side, 3, dtype=torch.uint8)
         self.replicas.rehearse(network.normalize(blank), network.precision.autocast())
-
-
-def _number_of_classes(config: Config, split: Split) -> int:
-    found, wanted = len(split.store.classes), config.model.num_classes
-    if wanted and wanted < found:
-        raise UsageError(f"--num-classes {wanted} is fewer than the {found} classes of {split.store.describe()}")
-    return wanted or found
 
 
 def assemble_evaluation(config: Config, world: World) -> Network:

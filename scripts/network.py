@@ -1,0 +1,72 @@
+"""A network on its device, with its averages, and all that it takes to measure it."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.batches import Normalizer
+from data.loaders import Split, refuse_device
+from models import build_model
+from models.pretrained import pretrained_file
+from models.starting import start_from
+from utils import distributed
+from utils.averaging import build_average, build_equal_average
+from utils.config import Config
+from utils.distributed import World
+from utils.errors import UsageError
+from utils.precision import Precision
+from utils.state import HasState
+
+
+def folder_of(config: Config) -> Path:
+    """The folder of a run, whether it is there or not."""
+    return Path(config.run.output_dir or f"runs/{config.model.model}-{config.model.norm}")
+
+
+class Network:
+    """A network on its device with fresh weights, the same on every rank, and what it takes to measure it."""
+
+    def __init__(self, config: Config, world: World, val: Split):
+        refuse_device(config.data, world.device)
+        self.config, self.world, self.val = config, world, val
+        self.classes = _number_of_classes(config, val)
+        self.precision = Precision(config.training, world.device)
+        torch.manual_seed(config.training.seed)
+        model = build_model(config.model, self.classes)
+        self.model = model.to(world.device, self.precision.storage).to(memory_format=torch.channels_last)
+        self.average = build_average(self.model, config.training)
+        self.equal_average = build_equal_average(self.model, config.schedule)
+        self.normalize = Normalizer(config.data.mean, config.data.std, world.device, self.precision.storage)
+        self.folder = folder_of(config)  # where what is measured is written
+        self.val_batch_size = config.run.val_batch_size or config.training.batch_size
+
+    def start_from_file(self) -> None:
+        """The weights that --init-from or --pretrained names, which must be the same on every rank."""
+        model, run = self.config.model, self.config.run
+        path = pretrained_file(model.model) if run.pretrained else Path(run.init_from)
+        start_from(self.model, model, path, run.init_head)
+        with open(path, "rb") as file:
+            distributed.agree(self.world, {"--init-from": hashlib.file_digest(file, "sha256").hexdigest()})
+        if self.average:
+            self.average.restart(self.model)
+
+    def parts(self) -> dict[str, HasState]:
+        """What of it a checkpoint holds, under timm's names."""
+        average = {"state_dict_ema": self.average.network} if self.average else {}
+        equal = {"state_dict_swa": self.equal_average} if self.equal_average else {}
+        return {"state_dict": self.model, **average, **equal}
+
+    def measured(self) -> dict[str, nn.Module]:
+        """What a validation measures: the network, and what averages of its weights there are."""
+        average = {"val_ema": self.average.network} if self.average else {}
+        equal = {"val_swa": self.equal_average.network} if self.equal_average and self.equal_average.count else {}
+        return {"val": self.model, **average, **equal}
+
+
+def _number_of_classes(config: Config, split: Split) -> int:
+    found, wanted = len(split.store.classes), config.model.num_classes
+    if wanted and wanted < found:
+        raise UsageError(f"--num-classes {wanted} is fewer than the {found} classes of {split.store.describe()}")
+    return wanted or found
