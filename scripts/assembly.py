@@ -27,6 +27,7 @@ from models import (
 from models.kinds import parameter_kinds
 from scripts.network import Network, folder_of
 from scripts.teaching import build_criterion, build_teacher
+from scripts.telling import Telling
 from utils import distributed
 from utils.batch_statistics import keeps_statistics
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
@@ -37,7 +38,7 @@ from utils.contract import promise
 from utils.distillation import Criterion
 from utils.distributed import StopSignal, World
 from utils.ending import Ending
-from utils.errors import DataError, UsageError
+from utils.errors import UsageError
 from utils.files import write_json
 from utils.log import History, IndexLog, Progress, Report, cut_index_logs, say
 from utils.metrics import TrainingSums
@@ -133,7 +134,9 @@ class Run:
             history = History(folder, self.position.step, validated)
         distributed.barrier(world, "the opening of the logs", config.training.timeout)
         indices = IndexLog(folder, world.rank) if config.run.log_indices else None
-        self.report = Report(history, Progress(self.steps, self.steps_per_epoch, self.global_batch), indices)
+        report = Report(history, Progress(self.steps, self.steps_per_epoch, self.global_batch), indices)
+        self.telling = Telling(self.network, self.sums, self.position, report, self.rate)
+        self.watch = self.telling.watch
         self.stop = StopSignal(world)
         if world.is_first:
             self.ending.status("running", None)
@@ -141,7 +144,7 @@ class Run:
     def close(self) -> None:
         """The last words of a run that came to its end."""
         world, position = self.network.world, self.position
-        self.report.flush()
+        self.telling.flush()
         self.refuse_unsaved()
         distributed.barrier(world, "the end", self.network.config.training.timeout)
         if world.is_first:
@@ -153,16 +156,6 @@ class Run:
         """A run whose last checkpoint was not written has not ended well."""
         if self.keeper.failed:
             raise self.keeper.failed
-
-    def count_bad(self, images: int) -> dict[str, int]:
-        """So many more images were replaced; the number of all, for the log. DataError if they are too many."""
-        position, budget = self.position, self.network.config.data.bad_image_budget
-        position.bad_images += images
-        epochs = -(-position.step // self.steps_per_epoch)
-        if images and position.bad_images > budget * epochs:
-            told = f"{position.bad_images} bad images in {epochs} epochs"
-            raise DataError(f"{told}, more than --bad-image-budget {budget} for each; mend the data set or allow more")
-        return {"data/bad_images": position.bad_images} if position.bad_images else {}
 
     def say(self, line: str) -> None:
         """A line from the first rank."""

@@ -5,6 +5,8 @@ statistics and averages stay, and it is counted. Many in a row end the run: they
 GradScaler halves its scale to zero without a word, and the first good batch after that writes NaN into every weight).
 """
 
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -16,6 +18,7 @@ from utils.errors import EnvironmentFault, NumericsError, UsageError
 COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SKIPS_IN_A_ROW = 20  # more than the halvings from 65536 that a healthy fp16 run needs
 SMALLEST_SCALE = 2.0**-14
+Found = Mapping[str, float]
 
 
 class Precision:
@@ -60,31 +63,40 @@ class Precision:
         self.skipped_in_a_row += 1
         self.skipped_in_a_row *= ~finite
 
-    def check(self, step: int) -> None:
-        """NumericsError if steps have been skipped for too long. Waits for the device."""
-        in_a_row = int(self.skipped_in_a_row)
+    def numbers(self) -> dict[str, Tensor]:
+        """What `check` and `values` go by, on the device."""
+        counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        scale = self.scaler._get_scale_async() if self.scaler.is_enabled() else None  # get_scale waits for the device
+        return counts if scale is None else {**counts, "scale": scale}
+
+    def check(self, step: int, found: Found | None = None) -> None:
+        """NumericsError if steps have been skipped for too long up to `step`, by the `numbers` of then. Without them
+        it waits for the device."""
+        found = self._read() if found is None else found
+        in_a_row = int(found["skipped_in_a_row"])
         if in_a_row >= SKIPS_IN_A_ROW:
             raise NumericsError(
                 f"loss or gradient was not finite in {in_a_row} steps in a row up to step {step}; "
                 f"the last checkpoint is good: resume it with a smaller --lr, {self._remedy}, or "
                 "--precision bf16 or fp32"
             )
-        if self.scaler.is_enabled() and not self.static_scale and self.scaler.get_scale() < SMALLEST_SCALE:
-            scale = self.scaler.get_scale()
+        scale = found.get("scale", math.inf)
+        if not self.static_scale and scale < SMALLEST_SCALE:
             raise NumericsError(f"the fp16 loss scale fell to {scale:.3g} at step {step}; use --precision bf16 or fp32")
 
     @property
     def _remedy(self) -> str:
         return f"a --loss-scale below {self.static_scale:g}" if self.static_scale else "--clip-grad"
 
-    def values(self) -> dict[str, float]:
-        """What the log tells of it. Waits for the device."""
-        values = {"amp/skipped_steps": int(self.skipped)}
-        if self.scaler.is_enabled():
-            values["amp/scale"] = self.scaler.get_scale()
-        if self.device.type == "cuda":
-            values["mem/peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        return values
+    def values(self, found: Found | None = None) -> dict[str, float]:
+        """What the log tells of its `numbers`. Without them it waits for the device."""
+        found = self._read() if found is None else found
+        scale = {"amp/scale": found["scale"]} if "scale" in found else {}
+        return {"amp/skipped_steps": int(found["skipped"]), **scale}
+
+    def _read(self) -> Found:
+        fresh = {"scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}  # also before the first step
+        return {**fresh, **{name: number.item() for name, number in self.numbers().items()}}
 
     def state_dict(self) -> dict[str, float | int]:
         """Plain numbers: the scale of fp16 and the counts of skipped steps."""
