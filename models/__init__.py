@@ -18,6 +18,7 @@ from models.lambdanet import LAMBDANETS
 from models.layers import Layers
 from models.layers.dropping import DropBlockRamp
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
+from models.layers.kernels import kept_kernels, standardize_together
 from models.layers.sync import SyncBatchNorm2d
 from models.mobilenet import MOBILENETS
 from models.octave import OCTAVES
@@ -38,6 +39,7 @@ __all__ = [
     "build_model",
     "gain_parameters",
     "image_size",
+    "kept_kernels",
     "model_names",
     "refuse_ghosts",
     "refuse_unsynced",
@@ -114,6 +116,7 @@ def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int
             "residual branch that ends with a gain; leave it out, or choose another norm or order"
         )
     freeze(model, config)
+    standardize_together(model)
     return model if out_indices is None else backbone(model, config.model, out_indices)
 
 
