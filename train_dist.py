@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from data.batches import Batch
 from data.order import validation_numbers, validation_requests
+from models import kept_kernels
 from scripts.assembly import Run, assemble_evaluation, assemble_run, settings_from
 from scripts.estimation import estimate_statistics
 from scripts.layer_table import layer_table
@@ -176,18 +177,18 @@ def validate(network: Network) -> dict[str, Score]:
     return scores
 
 
-@torch.no_grad()
 def evaluate(network: Network, measured: nn.Module) -> Score:
     """Each validation image exactly once, on any number of processes."""
     world, count, size = network.world, len(network.val.store), network.val_batch_size
     sums = ValidationSums(count, -(-count // size), network.classes, world.device)
     batches = network.val.loader.batches(validation_requests(count, size, world.rank, world.size))
     measured.eval()
-    for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):
-        labels = batch.labels.to(world.device, non_blocking=True)
-        with network.precision.autocast():
-            logits = measured(network.normalize(batch.images))
-        sums.add(number, example_losses(logits, labels), logits, labels)
+    with torch.no_grad(), kept_kernels(measured):
+        for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):
+            labels = batch.labels.to(world.device, non_blocking=True)
+            with network.precision.autocast():
+                logits = measured(network.normalize(batch.images))
+            sums.add(number, example_losses(logits, labels), logits, labels)
     return sums.score(world)
 
 
