@@ -35,13 +35,21 @@ class Loader(Protocol):
 class Normalizer:
     """Brings uint8 images to the device and normalizes them there, (x / 255 - mean) / std for each channel."""
 
-    def __init__(self, mean: Channels, std: Channels, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(
+        self,
+        mean: Channels,
+        std: Channels,
+        device: torch.device,
+        dtype: torch.dtype,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
+        self.device, self.dtype, self.layout = device, dtype, layout
         self.precise = torch.promote_types(dtype, torch.float32)  # 8 bits less a mean do not fit bfloat16
         self.mean = 255 * torch.tensor(mean, dtype=torch.float64).to(device, self.precise).view(1, 3, 1, 1)
         self.std = 255 * torch.tensor(std, dtype=torch.float64).to(device, self.precise).view(1, 3, 1, 1)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, h, w, 3) uint8 -> (n, 3, h, w) of `dtype` on `device`, channels_last: the permutation moves no memory."""
-        pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).to(self.precise)
+        """(n, h, w, 3) uint8 -> (n, 3, h, w) of `dtype` on `device`, in `layout`: channels_last moves no memory."""
+        pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        pixels = pixels.to(self.precise, memory_format=self.layout)
         return pixels.sub_(self.mean).div_(self.std).to(self.dtype)

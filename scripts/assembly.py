@@ -26,6 +26,7 @@ from models import (
 )
 from models.kinds import parameter_kinds
 from scripts.network import Network, folder_of
+from scripts.settling import settled
 from scripts.teaching import build_criterion, build_teacher
 from scripts.telling import Telling
 from utils import distributed
@@ -40,6 +41,7 @@ from utils.distributed import StopSignal, World
 from utils.ending import Ending
 from utils.errors import UsageError
 from utils.files import write_json
+from utils.layout import LAYOUTS, lay_out
 from utils.log import History, IndexLog, Progress, Report, cut_index_logs, say
 from utils.metrics import TrainingSums
 from utils.mixing import Mixing, build_mixing
@@ -225,6 +227,10 @@ def assemble_run(config: Config, ending: Ending) -> Run:
         network.start_from_file()
     shards = count_shards(training, world.size, found.state["shards"] if found else None)
     refuse_unsynced(network.model, shards, world.size)  # V may be the checkpoint's
+    network.settle(settled(network, found))
+    config = network.config
+    if teacher:
+        lay_out(teacher.network, LAYOUTS[config.training.channels_last])
     identity = Identity(config, shards, data.train.store.identity(), teacher.fingerprint if teacher else "")
     distributed.agree(world, compared_among_ranks(identity, world))
     run = Run(network, data.train, identity, ending, found, criterion)

@@ -1,5 +1,6 @@
 """A network on its device, with its averages, and all that it takes to measure it."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from models.pretrained import pretrained_file
 from models.starting import start_from
 from utils import distributed
 from utils.averaging import build_average, build_equal_average
-from utils.config import Config
+from utils.config import Config, TrainingConfig
 from utils.distributed import World
 from utils.errors import UsageError
+from utils.layout import LAYOUTS, lay_out
 from utils.precision import Precision
 from utils.state import HasState
 
@@ -35,12 +37,30 @@ class Network:
         self.precision = Precision(config.training, world.device)
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, self.classes)
-        self.model = model.to(world.device, self.precision.storage).to(memory_format=torch.channels_last)
+        self.model = model.to(world.device, self.precision.storage)
+        lay_out(self.model, LAYOUTS[config.training.channels_last])
         self.average = build_average(self.model, config.training)
         self.equal_average = build_equal_average(self.model, config.schedule)
-        self.normalize = Normalizer(config.data.mean, config.data.std, world.device, self.precision.storage)
+        self.normalize = self.normalizer(LAYOUTS[config.training.channels_last])
         self.folder = folder_of(config)  # where what is measured is written
         self.val_batch_size = config.run.val_batch_size or config.training.batch_size
+
+    def normalizer(self, layout: torch.memory_format) -> Normalizer:
+        """What makes images of uint8 pixels, in this layout."""
+        data = self.config.data
+        return Normalizer(data.mean, data.std, self.world.device, self.precision.storage, layout)
+
+    def settle(self, training: TrainingConfig) -> None:
+        """Take over settings in which nothing is auto any more."""
+        self.config = dataclasses.replace(self.config, training=training)
+        layout = LAYOUTS[training.channels_last]
+        for model in self._all():
+            lay_out(model, layout)
+        self.normalize = self.normalizer(layout)
+
+    def _all(self) -> list[nn.Module]:
+        averages = [average.network for average in (self.average, self.equal_average) if average]
+        return [self.model, *averages]
 
     def start_from_file(self) -> None:
         """The weights that --init-from or --pretrained names, which must be the same on every rank."""

@@ -21,6 +21,9 @@ class TrainingConfig:
     """shards that one process adds up before a step: another way to give --shards"""
     precision: Annotated[Literal["fp32", "tf32", "fp16", "bf16", "fp64"], arg(aliases=["--dtype"])] = "fp32"
     """arithmetic of the network; --amp is fp16; fp64 is for checks"""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """layout of images and kernels; auto: on a GPU what some steps at the start of a run are faster in; on a CPU, and
+    with --exact, on"""
     loss_scale: Annotated[float | None, Field(gt=0), arg(aliases=["--static-loss-scale"])] = None
     """fp16: factor on the loss that stays as it is, such as 128; one that adapts if not given"""
     exact: bool = False
