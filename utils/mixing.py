@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from utils.config import LossConfig
 from utils.errors import UsageError
@@ -53,9 +52,14 @@ def build_mixing(config: LossConfig, seed: int, classes: int, epochs: int, steps
         draws = draw(config, (seed, step, shard), len(labels), images.shape[2:])
         if not draws.mixed.any():
             return images, labels
-        return mix(images, one_hot(labels, classes).to(images.dtype), draws)
+        return mix(images, shares_of(labels, classes, images.dtype), draws)
 
     return mixing
+
+
+def shares_of(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """(n, classes): 1 at the label, else 0. Torch's one_hot asks a CPU's tensor for its largest label."""
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 def _refuse_unused(config: LossConfig, epochs: int) -> None:

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from asking import NeverAsked
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.config import OptimConfig
 from utils.config.parsing import as_toml, config_from_settings, read_config
 from utils.errors import UsageError
 from utils.optim import Sharpness, build_clipping, build_optimizer, set_rate
+from utils.optim.building import keep_rate_on_device
 from utils.optim.guarding import Steps
 
 Array = NDArray[np.float64]
@@ -212,14 +213,6 @@ def test_a_loaded_state_goes_on_bit_exactly(name: str) -> None:
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, copies, strict=True))
 
 
-class NeverAsked(TorchDispatchMode):
-    """Refuses what would wait for a device: numbers out of tensors, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), function
-        return function(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("name", [name for name in ALL if name != "adamw-unfused"])  # counts on the host, on a CPU
 def test_a_step_does_not_ask_the_device(name: str) -> None:
     weights = parameters(torch.float32)
@@ -241,9 +234,35 @@ def test_clipping_and_sharpness_do_not_ask_the_device(mode: str) -> None:
             pass
 
 
-def test_what_asks_is_noticed() -> None:
-    with NeverAsked(), pytest.raises(AssertionError):
-        torch.ones(1).item()
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_rate_on_the_device_takes_the_same_steps_and_travels_in_checkpoints_as_a_number(kind: type) -> None:
+    """0.25 and 0.125 are the same in float32."""
+
+    def made(on_device: bool) -> tuple[list[nn.Parameter], Steps]:
+        weights = parameters(torch.float32)
+        halves = [{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 0.0}]
+        optimizer = kind(halves, lr=0.0, weight_decay=0.01, fused=True)
+        if on_device:
+            keep_rate_on_device(optimizer)
+        return weights, optimizer
+
+    (ours, one), (theirs, other) = made(True), made(False)
+    rate = one.param_groups[0]["lr"]
+    for step in range(4):
+        for weights, optimizer in ((ours, one), (theirs, other)):
+            for weight, gradient in zip(weights, gradients(step), strict=True):
+                weight.grad = gradient.float()
+            set_rate(optimizer, 0.25 / (1 + step % 2))
+            optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        if step == 1:
+            state = one.state_dict()
+            assert [group["lr"] for group in state["param_groups"]] == [0.125, 0.125]
+            assert all(isinstance(group["lr"], float) for group in state["param_groups"])
+            one.load_state_dict(copy.deepcopy(other.state_dict()))
+            other.load_state_dict(copy.deepcopy(state))
+    assert all(group["lr"] is rate for group in one.param_groups)
+    assert rate == 0.125
 
 
 @pytest.mark.parametrize("name", ALL)
