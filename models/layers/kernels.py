@@ -30,9 +30,10 @@ def standardize_together(model: nn.Module) -> None:
 
 @contextmanager
 def kept_kernels(model: nn.Module) -> Iterator[None]:
-    """While it lasts, kernels are computed anew only if a parameter has changed.
+    """While it lasts, kernels are computed anew only where a parameter has changed, or gradients are wanted.
 
-    Not seen is what no version counter of torch sees: a parameter's `.data` that is written to in place.
+    It is for an evaluation and no longer, since torch's version counters do not tell of all changes: neither of `.data`
+    that is written to in place nor, in torch 2.15, of a fused optimizer's step (which wants gradients before).
     """
     convs = _convolutions(model)
     for conv in convs:
