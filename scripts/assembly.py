@@ -51,6 +51,7 @@ from utils.replication import count_shards, replicate
 from utils.run_folder import RunFolder
 from utils.schedule import build_schedule, peak_rate
 from utils.state import HasState, Identity, Position, changed_numerics, compared_among_ranks, give_back, numerics
+from utils.tracing import StepTrace, refuse_long_trace
 
 
 def settings_from(arguments: list[str]) -> tuple[Config, bool]:
@@ -81,6 +82,8 @@ def _refuse_start(config: Config) -> None:
         raise UsageError(_unprecise(config))
     if run.init_head == "fresh" and not run.has_start:
         raise UsageError("--init-head fresh says which weights of --init-from to take, and there is none; name a file")
+    if run.profile and run.evaluate:
+        raise UsageError(f"--profile {run.profile} is of steps of training, and --evaluate takes none; leave it out")
     if run.pretrained and run.init_from:
         raise UsageError(f"--pretrained and --init-from {run.init_from} are both weights to start from; give one")
     if run.has_start and run.evaluate and run.resume:
@@ -139,6 +142,8 @@ class Run:
         report = Report(history, Progress(self.steps, self.steps_per_epoch, self.global_batch), indices)
         self.telling = Telling(self.network, self.sums, self.position, report, self.rate)
         self.watch = self.telling.watch
+        traced = config.run.profile if world.is_first else None
+        self.trace = StepTrace(traced, folder, self.telling.interrupt) if traced else None
         self.stop = StopSignal(world)
         if world.is_first:
             self.ending.status("running", None)
@@ -147,6 +152,8 @@ class Run:
         """The last words of a run that came to its end."""
         world, position = self.network.world, self.position
         self.telling.flush()
+        if self.trace:
+            self.trace.stop()
         self.refuse_unsaved()
         distributed.barrier(world, "the end", self.network.config.training.timeout)
         if world.is_first:
@@ -168,9 +175,9 @@ class Run:
         """This rank's shards of all steps that are left."""
         training = self.network.config.training
         local, start = self.replicas.shards, self.position.step
-        return self.train.loader.batches(
-            training_requests(self.order, training.batch_size, self.shards, local, start, self.steps)
-        )
+        requests = training_requests(self.order, training.batch_size, self.shards, local, start, self.steps)
+        batches = self.train.loader.batches(requests)
+        return self.trace.over(batches, len(local)) if self.trace else batches
 
     def _go_on(self, found: Found) -> Position:
         self.identity.refuse_other(found.state, found.path)
@@ -235,6 +242,8 @@ def assemble_run(config: Config, ending: Ending) -> Run:
     distributed.agree(world, compared_among_ranks(identity, world))
     run = Run(network, data.train, identity, ending, found, criterion)
     ending.step = run.position.step
+    if config.run.profile and run.position.step < run.steps:
+        refuse_long_trace(config.run.profile, run.steps - run.position.step)
     if world.is_first:
         _introduce(run, data, found)
     return run
@@ -269,7 +278,10 @@ def _refuse_mistakes(network: Network, images: int) -> None:
         raise UsageError(f"--precise-bn {training.precise_bn} has no effect: no norm keeps statistics; leave it out")
     peak = peak_rate(config.optim, shards * training.batch_size)
     training_order(config.data, training.seed, images)
-    build_schedule(config.schedule, peak, steps_per_epoch(images, shards, training.batch_size))
+    steps = steps_per_epoch(images, shards, training.batch_size)
+    build_schedule(config.schedule, peak, steps)
+    if config.run.profile:
+        refuse_long_trace(config.run.profile, config.schedule.epochs * steps)
     optimizer_of(network)
     clipping_of(network)
     mixing_of(network, 1)

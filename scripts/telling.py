@@ -83,6 +83,11 @@ class Telling:
         if words := self.verdicts.ended(self.watch.interval()):
             self.say(f"epoch {self.position.epoch}: {words}")
 
+    def interrupt(self, line: str) -> None:
+        """A line about something that is no part of any step, but was done in the middle of one."""
+        self.watch.lap("aside")
+        self.say(line)
+
     def say(self, line: str) -> None:
         """A line from the first rank."""
         if self.network.world.is_first:

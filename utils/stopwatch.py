@@ -16,6 +16,7 @@ import torch
 # Of a step; backward has the exchange of gradients in it, and the wait for other ranks.
 PARTS = ("data_wait", "copy", "forward", "backward", "optimizer", "logging")
 BETWEEN = "validation"  # and what else comes between two epochs: checkpoints, statistics
+ASIDE = "aside"  # what belongs to none of them
 Seconds = dict[str, float]
 
 
@@ -107,7 +108,7 @@ def stopwatch(device: torch.device) -> Stopwatch:
 
 
 def _none() -> Seconds:
-    return dict.fromkeys((*PARTS, BETWEEN), 0.0)
+    return dict.fromkeys((*PARTS, BETWEEN, ASIDE), 0.0)
 
 
 def speed(seconds: Seconds, steps: int, images: int) -> Iterator[tuple[str, float]]:

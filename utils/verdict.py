@@ -44,10 +44,11 @@ class Verdict:
 
 def verdict(seconds: Mapping[str, float], choices: Choices) -> Verdict | None:
     """What bounds a stretch of training of which each part took so many seconds; nothing of one that took none."""
-    whole = sum(seconds.values())
+    judged = {part: spent for part, spent in seconds.items() if part in (*COMPUTE, *LIMITS)}
+    whole = sum(judged.values())
     if not whole:
         return None
-    shares = {part: spent / whole for part, spent in seconds.items()}
+    shares = {part: spent / whole for part, spent in judged.items()}
     beyond = {part: share for part, share in shares.items() if share >= LIMITS.get(part, math.inf)}
     if not beyond:
         compute = sum(shares[part] for part in COMPUTE)

@@ -70,7 +70,7 @@ def test_a_host_that_runs_ahead_never_waits_and_intervals_keep_their_laps() -> N
     assert sum(intervals[1].values()) == 6.0  # those of the last six laps are to come
     device.now = 24.0
     watch.look()
-    assert intervals == [dict.fromkeys(PARTS, 2.0) | {"validation": 0.0}] * 2
+    assert intervals == [dict.fromkeys(PARTS, 2.0) | {"validation": 0.0, "aside": 0.0}] * 2
     assert device.waits == 0
 
 
@@ -84,7 +84,7 @@ def test_laps_that_are_waited_for_are_all_there() -> None:
 
 
 def test_values_are_of_a_step_and_of_all_ranks_images() -> None:
-    seconds = dict.fromkeys(PARTS, 0.5) | {"data_wait": 2.5, "validation": 100.0}
+    seconds = dict.fromkeys(PARTS, 0.5) | {"data_wait": 2.5, "validation": 100.0, "aside": 50.0}
     values = dict(speed(seconds, steps=5, images=300))
     assert (values["perf/img_per_s"], values["perf/data_wait"]) == (60.0, 0.5)
     assert values["time/data_wait"] == 0.5

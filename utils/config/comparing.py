@@ -12,7 +12,7 @@ from utils.registry import nearest
 THE_MACHINE = ("data_dir", "workers", "shards", "grad_accum_steps", "device", "threads", "timeout")
 PATIENCE = ("bad_image_budget",)
 VALIDATION = ("val_resize", "val_crop", "val_batch_size", "val_interval", "evaluate", "class_accuracy")
-WHAT_IS_TOLD = ("log_interval", "log_indices", "weight_stats", "model_info", "debug")
+WHAT_IS_TOLD = ("log_interval", "log_indices", "weight_stats", "profile", "model_info", "debug")
 KEPT = ("output_dir", "save_every", "keep_epochs")
 RESUMING = ("resume", "resume_allow")
 TEACHER = ("teacher", "teacher_weights", "teacher_pretrained")
