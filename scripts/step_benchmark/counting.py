@@ -1,0 +1,101 @@
+"""What a step needs: operations, bytes and multiply-adds, counted while it runs; and what the machine gives a second.
+
+Bytes are those of all tensors that go into an operation and come out of it, as if nothing stayed in a cache; views move
+none. The limit of a step is the sum over its operations of the longer of two times: its bytes at the rate of a copy,
+its multiply-adds at the rate of a matrix product, both measured on the same machine. Autograd functions that start
+kernels of their own are seen by what they call through torch alone.
+"""
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # past all caches
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
+TRIES = 5
+NOTHING_MOVES = ("empty", "new_empty", "_unsafe_view", "reshape", "detach", "lift_fresh")
+
+
+class Rates(NamedTuple):
+    """Bytes, read and written, and multiply-adds a second."""
+
+    bandwidth: float
+    multiply_adds: float
+
+    def __str__(self) -> str:
+        return f"{self.bandwidth / 1e9:,.1f} GB/s of a copy, {2 * self.multiply_adds / 1e12:,.2f} Tflop/s of a product"
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations that reach a device while it is on."""
+
+    def __init__(self, rates: Rates) -> None:
+        super().__init__()
+        self.rates = rates
+        self.operations, self.moved, self.multiply_adds, self.seconds = 0, 0, 0, 0.0
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        if not _is_free(func):
+            self._count(func, args, kwargs or {}, result)
+        return result
+
+    def _count(self, func: OpOverload, args: tuple, kwargs: dict, result: object) -> None:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        formula = flop_registry.get(func._overloadpacket)
+        products = formula(*args, **kwargs, out_val=result) // 2 if formula else 0
+        self.operations += 1
+        self.moved += moved
+        self.multiply_adds += products
+        self.seconds += max(moved / self.rates.bandwidth, products / self.rates.multiply_adds)
+
+
+def _is_free(func: OpOverload) -> bool:
+    """Whether it gives a view, or memory that nobody has written to."""
+    views = [value.alias_info for value in func._schema.returns]
+    is_view = any(alias is not None and not alias.is_write for alias in views)
+    return is_view or func._overloadpacket.__name__.startswith(NOTHING_MOVES)
+
+
+def measure_rates(device: str, precision: str, threads: int) -> Rates:
+    """What a copy of a large tensor and a product of large matrices reach: medians."""
+    torch.set_num_threads(threads)
+    source = torch.rand(COPY_BYTES[device] // 4, device=device)
+    target = torch.empty_like(source)
+    side = SIDE[device]
+    matrix = torch.randn(side, side, device=device).to(COMPUTE[precision])
+    if device == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    copying = _seconds(lambda: target.copy_(source), device)
+    multiplying = _seconds(lambda: matrix @ matrix, device)
+    return Rates(2 * COPY_BYTES[device] / copying, side**3 / multiplying)
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    work()
+    times = []
+    for _ in range(TRIES):
+        wait_for(device)
+        begun = time.perf_counter()
+        work()
+        wait_for(device)
+        times.append(time.perf_counter() - begun)
+    return median(times)
+
+
+def wait_for(device: str) -> None:
+    """Until all that was asked of the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
