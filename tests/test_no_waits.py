@@ -6,15 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from asking import NeverAsked
+from in_process import opened, whole_process
 
 from data.batches import Batch
-from scripts.assembly import Run, assemble_run, settings_from
+from scripts.assembly import Run
 from train_dist import train_step
-from utils import distributed
-from utils.ending import Ending
 
-SMALL = "--model resnet20 --img-size 16 --loader synthetic --synthetic-images 80 --synthetic-classes 10 -b 4 --shards 2"
-SMALL += " --epochs 2 --warmup-epochs 1 --log-interval 2 -j 0 --lr 0.01"
 STEPS = 3
 
 SWITCHED_ON = {
@@ -37,17 +34,6 @@ SWITCHED_ON = {
 }
 
 
-def opened(folder: Path, flags: str, device: str = "cpu") -> Run:
-    """A run on this process, about to take its first step."""
-    config, _ = settings_from([*SMALL.split(), *flags.split(), "--device", device, "--output-dir", str(folder / "run")])
-    ending = Ending()
-    ending.world = distributed.start(config.training)
-    run = assemble_run(config, ending)
-    run.open()
-    run.network.model.train()
-    return run
-
-
 def drawn(run: Run, steps: int) -> Iterator[Batch]:
     """The batches of some steps, as they come out of a loader that has them ready."""
     batches = run.batches()
@@ -55,10 +41,9 @@ def drawn(run: Run, steps: int) -> Iterator[Batch]:
 
 
 @pytest.fixture(autouse=True)
-def any_kernel() -> Iterator[None]:
-    """--exact is for a whole process."""
-    yield
-    torch.use_deterministic_algorithms(False)
+def restored() -> Iterator[None]:
+    with whole_process():
+        yield
 
 
 def take(run: Run, steps: int) -> None:

@@ -1,0 +1,134 @@
+"""What is told late is told all the same: each number at its own step, before what follows from it."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from in_process import opened, whole_process
+
+from scripts.assembly import Run
+from scripts.telling import choices_of
+from train_dist import train, train_epoch
+from utils import readings
+from utils.config import Config, DataConfig, TrainingConfig
+from utils.distributed import World
+from utils.errors import NumericsError
+from utils.log import read_history
+from utils.precision import SKIPS_IN_A_ROW
+from utils.readings import Readings
+
+CPU = World(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    with whole_process():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late readings work on a machine without a GPU: their copies are there at once."""
+
+    class Copied:
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None: ...
+
+    monkeypatch.setattr(readings, "pinned", torch.empty_like)
+    monkeypatch.setattr(torch.cuda, "Event", Copied)
+
+
+def made_late(run: Run) -> Run:
+    """As if it were on a GPU, as far as its readings go."""
+    run.telling.readings = Readings(late=True)
+    return run
+
+
+def told(folder: Path) -> list[dict[str, float]]:
+    """The history without what depends on the clock."""
+    lines = read_history(folder / "run")
+    return [{k: v for k, v in line.items() if not k.startswith(("perf", "time", "mem"))} for line in lines]
+
+
+FLAGS = "--save-every 3 --precision fp16 --log-interval 4"  # log lines also at the end of each epoch, 10 and 20
+
+
+def test_late_numbers_are_those_of_an_immediate_reading_in_the_same_order(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for name, change in (("now", lambda run: run), ("late", made_late)):
+        train(change(opened(tmp_path / name, FLAGS)))
+        lines = capfd.readouterr().out.splitlines()
+        texts.append([line.split("  lr ")[0] for line in lines if line.startswith(("epoch 1/", "epoch 2/", "val "))])
+    assert told(tmp_path / "late") == told(tmp_path / "now")
+    assert [line["step"] for line in told(tmp_path / "late")] == [4, 8, 10, 10, 12, 16, 20, 20]
+    assert texts[0] == texts[1]
+
+
+def test_late_numbers_are_told_before_a_checkpoint_and_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    run = made_late(opened(tmp_path, "--log-interval 4"))
+    steps, save = [], run.keeper.save
+    batches = run.batches()
+    run.keeper.save = lambda *args: steps.append([line["step"] for line in told(tmp_path)]) or save(*args)
+    run.network.config = dataclasses.replace(
+        run.network.config, run=dataclasses.replace(run.network.config.run, save_every=5)
+    )
+    train_epoch(run, batches)
+    assert steps == [[4]]
+    assert [line["step"] for line in told(tmp_path)] == [4, 8]  # the last is under way
+    run.telling.flush()
+    assert [line["step"] for line in told(tmp_path)] == [4, 8, 10]
+
+
+@pytest.mark.parametrize("interval", [SKIPS_IN_A_ROW, SKIPS_IN_A_ROW - 5, 7])
+def test_a_run_that_skips_all_its_steps_ends_an_interval_late_at_most(interval: int, tmp_path: Path) -> None:
+    run = made_late(opened(tmp_path, f"--lr 1e30 --epochs 5 --log-interval {interval} --synthetic-images 800"))
+    with pytest.raises(NumericsError, match=r"in a row up to step \d+; the last checkpoint is good"):
+        train(run)
+    seen = -(-(SKIPS_IN_A_ROW + 3) // interval) * interval  # the first steps are finite
+    assert run.position.step <= seen + interval
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_a_run_whose_last_steps_were_all_skipped_does_not_end_well(tmp_path: Path) -> None:
+    run = made_late(
+        opened(tmp_path, "--lr 1e30 --epochs 1 --warmup-epochs 0 --log-interval 100 --synthetic-images 240")
+    )
+    with pytest.raises(NumericsError, match="in a row up to step 30"):
+        train(run)
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_times_of_a_step_add_up_and_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    train(opened(tmp_path, "--log-interval 5"))
+    lines = [line for line in read_history(tmp_path / "run") if "train/loss" in line]
+    for line in lines:
+        parts = [line[f"time/{part}"] for part in ("data_wait", "copy", "forward", "backward", "optimizer", "logging")]
+        assert all(part > 0 for part in parts)
+        assert sum(parts) == pytest.approx(8 / line["perf/img_per_s"])
+        assert line["perf/data_wait"] == pytest.approx(line["time/data_wait"] / sum(parts))
+        assert line["mem/peak_gib"] > 0.01
+    text = capfd.readouterr().out
+    assert text.count("epoch 1: ") == text.count("epoch 2: ") == 1
+    assert " forward " in text and " GiB  ETA" in text
+
+
+def test_choices_are_what_the_run_has() -> None:
+    choices = choices_of(Config(data=DataConfig(loader="torch", workers=3)), CPU)
+    assert (choices.loader, choices.workers, choices.on_gpu) == ("torch", 3, False)
+    assert choices.other_loaders[0].startswith("--loader native")
+    assert not choices_of(Config(data=DataConfig(loader="dali-cpu")), CPU).other_loaders
+    assert choices_of(Config(training=TrainingConfig(exact=True)), CPU).threads is None
+
+
+def test_a_loader_on_the_gpu_is_suggested_where_it_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    gpu = World(0, 1, 0, torch.device("cuda", 0))
+    plain, augmented = DataConfig(loader="dali-cpu"), DataConfig(loader="dali-cpu", auto_augment="ra")
+    assert choices_of(Config(data=plain), gpu).other_loaders == ("--loader dali-gpu",)
+    assert not choices_of(Config(data=augmented), gpu).other_loaders
+    assert not choices_of(Config(data=DataConfig(loader="dali-gpu")), gpu).other_loaders
