@@ -1,6 +1,8 @@
 """What is told late is told all the same: each number at its own step, before what follows from it."""
 
 import dataclasses
+import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from train_dist import train, train_epoch
 from utils import readings
 from utils.config import Config, DataConfig, TrainingConfig
 from utils.distributed import World
-from utils.errors import NumericsError
+from utils.errors import NumericsError, UsageError
 from utils.log import read_history
 from utils.precision import SKIPS_IN_A_ROW
 from utils.readings import Readings
@@ -115,6 +117,42 @@ def test_times_of_a_step_add_up_and_are_told(tmp_path: Path, capfd: pytest.Captu
     text = capfd.readouterr().out
     assert text.count("epoch 1: ") == text.count("epoch 2: ") == 1
     assert " forward " in text and " GiB  ETA" in text
+
+
+def test_a_profile_is_of_the_steps_asked_for_and_changes_no_bit(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = []
+    for name, flags in (
+        ("plain", "--epochs 1 --warmup-epochs 0"),
+        ("traced", "--epochs 1 --warmup-epochs 0 --profile 3"),
+    ):
+        run = opened(tmp_path / name, flags)
+        train(run)
+        weights.append(run.network.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    folder = tmp_path / "traced" / "run"
+    assert f"{folder}/profile.json.gz" in capfd.readouterr().out
+    assert "aten::convolution_backward" in (folder / "profile.txt").read_text()
+    with gzip.open(folder / "profile.json.gz") as file:
+        names = [event.get("name", "") for event in json.load(file)["traceEvents"]]
+    assert sum(name.startswith("Optimizer.step#SGD") for name in names) == 3
+    assert not (tmp_path / "plain" / "run" / "profile.txt").exists()
+
+
+REFUSED = {
+    "none": ("--profile 0", "--profile 0: must be greater than or equal to 1"),
+    "fewer than none": ("--profile -2", "--profile -2: must be greater than or equal to 1"),
+    "more than there are": ("--profile 16", "--profile 16 needs 21 steps.* 20 are left; ask for 15 at most"),
+    "nothing to trace": ("--profile 3 --evaluate --resume auto", "--profile 3 is of steps of training"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_profile_of_what_is_not_there_is_refused(flags: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        opened(tmp_path, flags)
+    assert not list(tmp_path.iterdir())
 
 
 def test_choices_are_what_the_run_has() -> None:

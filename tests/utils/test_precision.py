@@ -170,6 +170,26 @@ def test_twenty_skipped_steps_in_a_row_end_the_run() -> None:
     assert error.value.exit_code == 5
 
 
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_numbers_read_elsewhere_tell_what_the_device_had_then(name: str) -> None:
+    training = Training(name)
+    for step in range(20):
+        training.step(step, infinite)
+    precision = training.precision
+    then = {name: number.clone().item() for name, number in precision.numbers().items()}
+    assert all(number.ndim == 0 or number.numel() == 1 for number in precision.numbers().values())
+    expected = precision.values()
+    for step in range(20, 22):
+        training.step(step)
+    assert precision.values(then) == expected != precision.values({**then, "skipped": 21})
+    precision.check(22)
+    with pytest.raises(NumericsError, match="in 20 steps in a row up to step 20"):
+        precision.check(20, then)
+    if name == "fp16":
+        with pytest.raises(NumericsError, match=r"loss scale fell to 3.05e-05 at step 9"):
+            precision.check(9, {"skipped": 3, "skipped_in_a_row": 3, "scale": 2.0**-15})
+
+
 def test_a_finite_step_begins_the_count_anew() -> None:
     optimizer = build_optimizer([{"params": [nn.Parameter(torch.ones(1))]}], OptimConfig())
     precision = Precision(TrainingConfig(), CPU)
