@@ -186,8 +186,7 @@ def evaluate(network: Network, measured: nn.Module) -> Score:
     with torch.no_grad(), kept_kernels(measured):
         for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):
             labels = batch.labels.to(world.device, non_blocking=True)
-            with network.precision.autocast():
-                logits = measured(network.normalize(batch.images))
+            logits = network.logits(measured, batch.images)
             sums.add(number, example_losses(logits, labels), logits, labels)
     return sums.score(world)
 

@@ -44,12 +44,23 @@ class Normalizer:
         layout: torch.memory_format = torch.channels_last,
     ) -> None:
         self.device, self.dtype, self.layout = device, dtype, layout
-        self.precise = torch.promote_types(dtype, torch.float32)  # 8 bits less a mean do not fit bfloat16
-        self.mean = 255 * torch.tensor(mean, dtype=torch.float64).to(device, self.precise).view(1, 3, 1, 1)
-        self.std = 255 * torch.tensor(std, dtype=torch.float64).to(device, self.precise).view(1, 3, 1, 1)
+        precise = torch.promote_types(dtype, torch.float32)  # 8 bits less a mean do not fit bfloat16
+        self.mean = 255 * torch.tensor(mean, dtype=torch.float64).to(device, precise).view(1, 3, 1, 1)
+        self.std = 255 * torch.tensor(std, dtype=torch.float64).to(device, precise).view(1, 3, 1, 1)
+        self.arithmetic = normalized
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(n, h, w, 3) uint8 -> (n, 3, h, w) of `dtype` on `device`, in `layout`: channels_last moves no memory."""
         pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        pixels = pixels.to(self.precise, memory_format=self.layout)
-        return pixels.sub_(self.mean).div_(self.std).to(self.dtype)
+        return self.arithmetic(pixels, self.mean, self.std, self.dtype, self.layout)
+
+    def compile(self, how: dict[str, object]) -> None:
+        """From now on one kernel does it all, made by torch.compile, which is told `how`."""
+        self.arithmetic = torch.compile(normalized, **how)
+
+
+def normalized(
+    pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype, layout: torch.memory_format
+) -> torch.Tensor:
+    """(pixels - mean) / std, computed in the type of `mean`, as `dtype` in `layout`."""
+    return pixels.to(mean.dtype, memory_format=layout).sub_(mean).div_(std).to(dtype)

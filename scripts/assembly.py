@@ -25,6 +25,7 @@ from models import (
     wants_data_gains,
 )
 from models.kinds import parameter_kinds
+from scripts.compiling import compile_beforehand, compile_evaluation, refuse_compilation
 from scripts.network import Network, folder_of
 from scripts.settling import settled
 from scripts.teaching import build_criterion, build_teacher
@@ -32,6 +33,7 @@ from scripts.telling import Telling
 from utils import distributed
 from utils.batch_statistics import keeps_statistics
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
+from utils.compiling import compile_networks, is_compiled
 from utils.config import Config
 from utils.config.comparing import refuse_unknown
 from utils.config.parsing import config_from_settings, read_config, settings_of
@@ -118,6 +120,8 @@ class Run:
         self.keeper = Keeper(ending.folder, config.run.keep_epochs)
         self.position = self._go_on(found) if found else self._start()
         self.ramp = DropBlockRamp(network.model, self.steps)
+        if is_compiled(training):
+            network.compile()
         self.replicas = replicate(network.model, world, self.shards, training.exact)
         self.sharpness = Sharpness(self.replicas.parameters, config.optim.sam) if config.optim.sam else None
         self.sums = TrainingSums(self.shards, self.replicas.shards, world.device)
@@ -198,7 +202,10 @@ class Run:
         network, training = self.network, self.network.config.training
         side = network.config.data.img_size
         blank = torch.zeros(training.batch_size, side, side, 3, dtype=torch.uint8)
-        self.replicas.rehearse(network.normalize(blank), network.precision.autocast())
+        if is_compiled(training):
+            self.say(compile_beforehand(network, self.replicas, blank))
+        elif network.world.size > 1:
+            self.replicas.rehearse(network.normalize(blank), network.precision.autocast())
 
 
 def assemble_evaluation(config: Config, world: World) -> Network:
@@ -206,6 +213,12 @@ def assemble_evaluation(config: Config, world: World) -> Network:
     val = open_validation(config.data, config.training.seed)
     config = dataclasses.replace(config, data=with_channels(config.data, val.store))  # a checkpoint says its own
     network = Network(config, world, val)
+    if is_compiled(config.training):
+        refuse_compilation(config, world, world.size)
+        network.compile()
+        told = f"compiled   {config.training.compile}: {compile_evaluation(network)}"
+        if world.is_first:
+            say(told)
     if config.run.has_start:
         network.start_from_file()
         return network
@@ -234,10 +247,15 @@ def assemble_run(config: Config, ending: Ending) -> Run:
         network.start_from_file()
     shards = count_shards(training, world.size, found.state["shards"] if found else None)
     refuse_unsynced(network.model, shards, world.size)  # V may be the checkpoint's
-    network.settle(settled(network, found))
+    network.settle(settled(network, found, shards))
     config = network.config
+    training = config.training
+    if is_compiled(training):
+        refuse_compilation(config, world, shards)  # V may be the checkpoint's
     if teacher:
-        lay_out(teacher.network, LAYOUTS[config.training.channels_last])
+        lay_out(teacher.network, LAYOUTS[training.channels_last])
+    if teacher and is_compiled(training):
+        compile_networks([teacher.network], training.compile)
     identity = Identity(config, shards, data.train.store.identity(), teacher.fingerprint if teacher else "")
     distributed.agree(world, compared_among_ranks(identity, world))
     run = Run(network, data.train, identity, ending, found, criterion)
@@ -274,6 +292,8 @@ def _refuse_mistakes(network: Network, images: int) -> None:
     shards = count_shards(training, network.world.size, None)
     refuse_unsynced(network.model, shards, network.world.size)
     refuse_ghosts(config.model, training.batch_size)
+    if is_compiled(training):
+        refuse_compilation(config, network.world, shards)
     if training.precise_bn and not keeps_statistics(network.model):
         raise UsageError(f"--precise-bn {training.precise_bn} has no effect: no norm keeps statistics; leave it out")
     peak = peak_rate(config.optim, shards * training.batch_size)

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.batches import Normalizer
 from data.loaders import Split, refuse_device
@@ -14,6 +14,7 @@ from models.pretrained import pretrained_file
 from models.starting import start_from
 from utils import distributed
 from utils.averaging import build_average, build_equal_average
+from utils.compiling import compile_networks, filled_up, how, is_compiled
 from utils.config import Config, TrainingConfig
 from utils.distributed import World
 from utils.errors import UsageError
@@ -57,6 +58,20 @@ class Network:
         for model in self._all():
             lay_out(model, layout)
         self.normalize = self.normalizer(layout)
+
+    def compile(self) -> None:
+        """Compile it, its averages and its normalization, as --compile says."""
+        mode = self.config.training.compile
+        compile_networks(self._all(), mode)
+        self.normalize.compile(how(mode))
+
+    def logits(self, measured: nn.Module, images: Tensor) -> Tensor:
+        """What `measured` makes of images (n, side, side, 3) uint8: (n, k)."""
+        count = len(images)
+        if is_compiled(self.config.training):
+            images = filled_up(images, self.val_batch_size)
+        with self.precision.autocast():
+            return measured(self.normalize(images))[:count]
 
     def _all(self) -> list[nn.Module]:
         averages = [average.network for average in (self.average, self.equal_average) if average]

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from scripts.compiling import AUTO, misfit
 from scripts.network import Network
 from utils import distributed
 from utils.checkpoint import Found
@@ -21,12 +22,23 @@ WARM, TIMED = 5, 20  # steps of a probe: cuDNN tries its kernels in the first
 Timer = Callable[[Callable[[], None], torch.device], float]
 
 
-def settled(network: Network, found: Found | None) -> TrainingConfig:
+def settled(network: Network, found: Found | None, shards: int) -> TrainingConfig:
     """The settings of a run that begins, or goes on from `found`, without any auto."""
     training = network.config.training
     if training.channels_last == "auto":
         training = dataclasses.replace(training, channels_last=_layout(network, found))
+    if training.compile == "auto":
+        training = dataclasses.replace(training, compile=_mode(network, found, shards))
     return training
+
+
+def _mode(network: Network, found: Found | None, shards: int) -> str:
+    """The mode of the checkpoint, or the one that is best here if it goes with the other settings."""
+    if found:
+        return found.state["config"]["training"].get("compile", "off")  # there was none before it could be chosen
+    best = dataclasses.replace(network.config.training, compile=AUTO[network.world.device.type])
+    fits = not misfit(dataclasses.replace(network.config, training=best), network.world, shards)
+    return best.compile if fits else "off"
 
 
 def _layout(network: Network, found: Found | None) -> str:

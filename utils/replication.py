@@ -146,14 +146,12 @@ class Replicas:
         return DistributedDataParallel(model, gradient_as_bucket_view=True, **{BUFFER_BROADCAST: False})
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
-        """Let DDP arrange its buckets on blank images, and leave no other trace.
+        """Let DDP arrange its buckets, and a compiler do its work, on blank images, and leave no other trace.
 
         DDP cuts its buckets anew after the first backward, and from three processes on their limits decide the order
         of additions: without the rehearsal a resumed run would take its first step with other buckets than the run
         that was left alone.
         """
-        if self.world.size == 1:
-            return
         self.begin()
         with autocast:
             output = self.network(images)

@@ -76,7 +76,7 @@ def test_on_a_gpu_auto_is_the_faster_layout(
     probed = network()
     probed.world = dataclasses.replace(probed.world, device=torch.device("cuda"))
     monkeypatch.setattr(settling, "step_seconds", lambda network: times)
-    assert settled(probed, None).channels_last == chosen
+    assert settled(probed, None, 1).channels_last == chosen
     assert f"channels last {1000 * times['on']:.1f} ms a step" in capfd.readouterr().out
 
 
@@ -85,13 +85,13 @@ def test_exact_runs_and_runs_on_a_cpu_do_not_choose_by_time(device: str, monkeyp
     probed = network(exact=device == "cuda")
     probed.world = dataclasses.replace(probed.world, device=torch.device(device))
     monkeypatch.delattr(settling, "step_seconds")
-    assert settled(probed, None).channels_last == "on"
+    assert settled(probed, None, 1).channels_last == "on"
 
 
 @pytest.mark.parametrize(("saved", "chosen"), [({"channels_last": "off"}, "off"), ({}, "on")])
 def test_a_run_that_goes_on_takes_its_layout_from_the_checkpoint(saved: dict[str, str], chosen: str) -> None:
     found = Found(Path("step.pth"), {"config": {"training": saved}})
-    assert settled(network(), found).channels_last == chosen
+    assert settled(network(), found, 1).channels_last == chosen
 
 
 def test_settling_lays_out_network_averages_and_images_in_place() -> None:

@@ -8,6 +8,8 @@ from tyro.conf import arg
 
 from utils.config.strict import STRICT
 
+Compilation = Literal["auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
@@ -24,6 +26,9 @@ class TrainingConfig:
     channels_last: Literal["auto", "on", "off"] = "auto"
     """layout of images and kernels; auto: on a GPU what some steps at the start of a run are faster in; on a CPU, and
     with --exact, on"""
+    compile: Annotated[Compilation, arg(aliases=["--torchcompile"])] = "auto"
+    """torch.compile of training and evaluation, by its mode, kept in ~/.cache/train_dist; auto is off: slower on a CPU,
+    and not measured on a GPU yet"""
     loss_scale: Annotated[float | None, Field(gt=0), arg(aliases=["--static-loss-scale"])] = None
     """fp16: factor on the loss that stays as it is, such as 128; one that adapts if not given"""
     exact: bool = False
