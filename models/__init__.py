@@ -109,6 +109,8 @@ def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int
     model = network.build(layers, num_classes)
     layers.set_drop_paths()
     set_batch_norms(model, config)
+    if standardize_together(model, config.kernels):
+        layers.used.add("kernels")
     _refuse_unused(config, ALWAYS_USED.union(network.settings, layers.row.settings, layers.used))
     if config.zero_gamma and not layers.zero_gammas:
         raise UsageError(
@@ -116,7 +118,6 @@ def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int
             "residual branch that ends with a gain; leave it out, or choose another norm or order"
         )
     freeze(model, config)
-    standardize_together(model)
     return model if out_indices is None else backbone(model, config.model, out_indices)
 
 

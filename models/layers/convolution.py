@@ -54,6 +54,11 @@ class StandardizedConv2d(nn.Conv2d):
         """Kernels of filters (rows, c_in, k, k) and their gains (rows,). No filter has a part in another's kernel."""
         raise NotImplementedError
 
+    @property
+    def coefficients(self) -> tuple[float, float, float] | None:
+        """e, s and f of `models.layers.triton_standardization`; None where it does not know the formula."""
+        return None
+
     def likeness(self) -> Hashable:
         """Equal for convolutions whose filters may stand in one tensor and be standardized by any of them."""
         return type(self).standardized, self.weight.shape[1:]
@@ -90,6 +95,12 @@ class WSConv2d(StandardizedConv2d):
     passes differences between neighbours but not their mean.
     """
 
+    factor = 1.0  # of the deviation
+
+    @property
+    def coefficients(self) -> tuple[float, float, float]:
+        return WS_EPSILON, 1.0, self.factor
+
     def standardized(self, filters: Tensor, gains: Tensor | None) -> Tensor:
         rows = filters.flatten(1)
         centred = rows - rows.mean(1, keepdim=True)
@@ -107,11 +118,15 @@ class A1Conv2d(WSConv2d):
     Source: the PytorchInsight ancestor, which defines and does not use it (seeds.md 4.2).
     """
 
+    @property
+    def factor(self) -> float:
+        return self.weight.numel() ** 0.5
+
     def likeness(self) -> Hashable:
-        return A1Conv2d, self.weight.shape
+        return *super().likeness(), self.factor
 
     def _scaled(self, deviation: Tensor) -> Tensor:
-        return deviation * self.weight.numel() ** 0.5
+        return deviation * self.factor
 
 
 class WNConv2d(StandardizedConv2d):
@@ -176,6 +191,10 @@ class PWSConv2d(StandardizedConv2d):
     def gamma(self) -> float:
         """What is added to the variance of a filter."""
         return self.rule.gamma * (self.kaiming_variance if self.rule.equiv else 1)
+
+    @property
+    def coefficients(self) -> tuple[float, float, float]:
+        return self.gamma, self.kaiming_variance**0.5, 0.0
 
     def likeness(self) -> Hashable:
         return *super().likeness(), self.gamma, self.kaiming_variance

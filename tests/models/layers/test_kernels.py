@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import build_model, kept_kernels, set_data_gains
-from models.layers.convolution import PWSConv2d, StandardizedConv2d, WNConv2d, WSConv2d
-from models.layers.kernels import standardize_together, standardized
+from models.layers.convolution import A1Conv2d, PWSConv2d, PWSRule, StandardizedConv2d, WNConv2d, WSConv2d
+from models.layers.deformable import deformable
+from models.layers.kernels import TritonStandardization, standardize_together, standardized
 from utils.config import ModelConfig
 from utils.distributed import World
 from utils.replication import replicate
@@ -121,7 +122,7 @@ def loaded(model: nn.Module) -> None:
 
 def stepped(**options: bool) -> Callable[[nn.Module], None]:
     def step(model: nn.Module) -> None:
-        answers(model, torch.float32, images())
+        answers(model, torch.float32, images().to(next(model.parameters()).device))
         # Fused, it moves no version counter; but it needs gradients, and what gave them computed kernels of its own.
         torch.optim.SGD(model.parameters(), lr=1e-3, **options).step()
 
@@ -282,3 +283,99 @@ def test_functional_transforms_go_through() -> None:
     found = list(torch.func.grad(loss)(parameters).values())
     expected = answers(alone(model), torch.float64, images(torch.float64))[1:]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where Triton's kernels run: on a GPU, or in its interpreter."""
+    pytest.importorskip("triton")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def mixture(device: torch.device) -> list[StandardizedConv2d]:
+    """Filters of 1100, 9 and 18 weights among others; groups, both fans, gains and none, what is done plainly."""
+    torch.manual_seed(0)
+    rule = PWSRule(0.1, equiv=True, fan="in")
+    convs = [PWSConv2d(44, 3, 5, rule), PWSConv2d(4, 6, 3, groups=2), WSConv2d(4, 4, 3, groups=4, bias=False)]
+    convs += [A1Conv2d(7, 3, 3), WNConv2d(4, 3, 3), deformable(PWSConv2d)(3, 2, 3, rule=rule)]
+    for conv in convs:
+        conv.to(device, memory_format=torch.channels_last)
+        if conv.gain is not None:
+            nn.init.uniform_(conv.gain, 0.5, 2)
+    return convs
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16], ids=str)
+def test_triton_gives_the_plain_kernels_and_gradients(device: torch.device, compute: torch.dtype) -> None:
+    convs = mixture(device)
+    parameters = [p for conv in convs for p in (conv.weight, conv.gain) if p is not None]
+    answers = []
+    for method in (standardized, TritonStandardization()):
+        with torch.autocast(device.type, torch.bfloat16, enabled=compute is torch.bfloat16):
+            kernels = method(convs)
+        torch.manual_seed(1)
+        gradients = [torch.randn_like(conv.weight, dtype=kernels[conv].dtype) for conv in convs]
+        outputs = [kernels[conv] for conv in convs]
+        answers.append((outputs, torch.autograd.grad(outputs, parameters, gradients)))
+    (plain, plain_gradients), (found, found_gradients) = answers
+    for conv, ours, theirs in zip(convs, found, plain, strict=True):
+        assert ours.dtype is theirs.dtype is (compute if conv.autocasts else torch.float32)
+        assert ours.stride() == conv.weight.stride() or isinstance(conv, WNConv2d)
+        tolerance = 1e-6 if ours.dtype is torch.float32 else 2**-7  # a last bit of bfloat16
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=1e-6)
+    for ours, theirs in zip(found_gradients, plain_gradients, strict=True):
+        assert (ours - theirs).abs().max() <= 2e-6 * theirs.abs().max()
+
+
+def test_triton_leaves_frozen_parameters_alone(device: torch.device) -> None:
+    convs = mixture(device)
+    convs[0].requires_grad_(False)
+    convs[1].weight.requires_grad_(False)
+    kernels = TritonStandardization()(convs)
+    assert [kernels[conv].requires_grad for conv in convs] == [False, True, True, True, True, True]
+    sum(kernel.square().sum() for kernel in kernels.values()).backward()
+    assert convs[0].weight.grad is None and convs[0].gain.grad is None and convs[1].weight.grad is None
+    assert all(conv.weight.grad is not None for conv in convs[2:])
+    assert convs[1].gain.grad.abs().min() > 0
+
+
+def test_triton_filter_of_equal_weights_is_zero_and_has_finite_gradients(device: torch.device) -> None:
+    conv = WSConv2d(2, 3, 3, bias=False).to(device)
+    nn.init.ones_(conv.weight)
+    kernel = TritonStandardization()([conv])[conv]
+    assert kernel.abs().max() == 0
+    kernel.sum().backward()
+    assert conv.weight.grad.isfinite().all()
+
+
+def test_tables_follow_the_weights_and_are_not_copied(device: torch.device) -> None:
+    def error() -> float:
+        with torch.no_grad():
+            return (model(x) - alone(model)(x)).abs().max().item()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(PWSConv2d(3, 4, 3), nn.ReLU(), WSConv2d(4, 2, 1)).to(device)
+    assert standardize_together(model, "triton")
+    method = next(iter(model._forward_pre_hooks.values())).args[0]
+    x = images().to(device)
+    assert error() < 1e-5
+    table = method.tables[torch.float32][1]
+    stepped()(model)
+    assert error() < 1e-5 and method.tables[torch.float32][1] is table
+    swapped(model)
+    assert error() < 1e-5 and method.tables[torch.float32][1] is not table
+    other = copy.deepcopy(model)
+    assert next(iter(other._forward_pre_hooks.values())).args[0].tables == {}
+
+
+def test_float64_is_always_plain(device: torch.device) -> None:
+    together = network(dtype=torch.float64, kernels="triton").to(device)
+    x = images(torch.float64).to(device)
+    with torch.no_grad():
+        torch.testing.assert_close(together(x), alone(together)(x), rtol=1e-10, atol=1e-10)
+
+
+def test_auto_is_plain_as_long_as_no_gpu_has_measured_triton() -> None:
+    for kernels in ("auto", "plain"):
+        hook = next(iter(network(kernels=kernels)._forward_pre_hooks.values()))
+        assert hook.args[0] is standardized
