@@ -49,7 +49,7 @@ from utils.metrics import TrainingSums
 from utils.mixing import Mixing, build_mixing
 from utils.optim import Sharpness, Steps, build_clipping, build_optimizer, el2_told, parameter_groups
 from utils.precision import refuse_unscaled
-from utils.replication import count_shards, replicate
+from utils.replication import count_shards, refuse_compression, replicate
 from utils.run_folder import RunFolder
 from utils.schedule import build_schedule, peak_rate
 from utils.state import HasState, Identity, Position, changed_numerics, compared_among_ranks, give_back, numerics
@@ -122,7 +122,7 @@ class Run:
         self.ramp = DropBlockRamp(network.model, self.steps)
         if is_compiled(training):
             network.compile()
-        self.replicas = replicate(network.model, world, self.shards, training.exact)
+        self.replicas = replicate(network.model, world, self.shards, training.exact, training.ddp_compress)
         self.sharpness = Sharpness(self.replicas.parameters, config.optim.sam) if config.optim.sam else None
         self.sums = TrainingSums(self.shards, self.replicas.shards, world.device)
         if found:
@@ -294,6 +294,8 @@ def _refuse_mistakes(network: Network, images: int) -> None:
     refuse_ghosts(config.model, training.batch_size)
     if is_compiled(training):
         refuse_compilation(config, network.world, shards)
+    if training.ddp_compress != "off":
+        refuse_compression(training, network.world.size)
     if training.precise_bn and not keeps_statistics(network.model):
         raise UsageError(f"--precise-bn {training.precise_bn} has no effect: no norm keeps statistics; leave it out")
     peak = peak_rate(config.optim, shards * training.batch_size)

@@ -121,6 +121,16 @@ class RunningStatistics:
         torch._foreach_copy_(self.moving, views)
 
 
+def mean_in_bfloat16(ranks: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP's hook for one bucket of gradients: the mean over ranks, rounded before it is sent and in each addition.
+
+    torch's own divides after it has rounded, and wants NCCL on a CPU too.
+    """
+    gradients = bucket.buffer()
+    rounded = gradients.div_(ranks).bfloat16()
+    return dist.all_reduce(rounded, async_op=True).get_future().then(lambda sent: gradients.copy_(sent.value()[0]))
+
+
 class Replicas:
     """The network of this rank as one of W equal ones.
 
@@ -128,8 +138,8 @@ class Replicas:
     `shard` context around the forward and backward of each shard, `reduce`. A shard's loss is to be weighed by `share`.
     """
 
-    def __init__(self, model: nn.Module, world: World, shards: int):
-        self.world, self.count = world, shards
+    def __init__(self, model: nn.Module, world: World, shards: int, compress: str = "off"):
+        self.world, self.count, self.compress = world, shards, compress
         each = shards // world.size
         self.shards = range(world.rank * each, (world.rank + 1) * each)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -138,25 +148,34 @@ class Replicas:
 
     def _replicate(self, model: nn.Module) -> nn.Module:
         if self.world.size == 1:
-            self.share = 1 / self.count
+            self.share, self.rehearsals = 1 / self.count, 1
             return model
         self.share = 1 / len(self.shards)  # DDP divides by the number of processes itself
         # Strides along a side of one element mean nothing, but DDP compares them for 1x1 kernels too.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        return DistributedDataParallel(model, gradient_as_bucket_view=True, **{BUFFER_BROADCAST: False})
+        # Shards that follow each other skip the exchange, which a static graph does not allow; and a compiler that cuts
+        # the network at DDP's buckets makes its own.
+        is_static = len(self.shards) == 1 and model._compiled_call_impl is None
+        flags = {"gradient_as_bucket_view": True, "static_graph": is_static, BUFFER_BROADCAST: False}
+        replica = DistributedDataParallel(model, **flags)
+        self.rehearsals = 2 if is_static else 1  # passes after which DDP cuts its buckets
+        if self.compress == "bf16":
+            replica.register_comm_hook(self.world.size, mean_in_bfloat16)
+        return replica
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
         """Let DDP arrange its buckets, and a compiler do its work, on blank images, and leave no other trace.
 
-        DDP cuts its buckets anew after the first backward, and from three processes on their limits decide the order
-        of additions: without the rehearsal a resumed run would take its first step with other buckets than the run
-        that was left alone.
+        DDP cuts its buckets anew after the first backward, or that of a static graph after the second, and from three
+        processes on their limits decide the order of additions: without the rehearsal a resumed run would take its
+        first step with other buckets than the run that was left alone.
         """
-        self.begin()
-        with autocast:
-            output = self.network(images)
-        output.float().sum().backward()
-        self.statistics.rewind()
+        for _ in range(self.rehearsals):
+            self.begin()
+            with autocast:
+                output = self.network(images)
+            output.float().sum().backward()
+            self.statistics.rewind()
 
     def begin(self) -> None:
         for parameter in self.parameters:
@@ -229,6 +248,15 @@ class ExactReplicas(Replicas):
         self.statistics.set([total / self.count for total in sums[len(self.parameters) :]])
 
 
-def replicate(model: nn.Module, world: World, shards: int, exact: bool) -> Replicas:
-    """The replicas that --exact asks for, or the fast ones."""
-    return (ExactReplicas if exact else Replicas)(model, world, shards)
+def replicate(model: nn.Module, world: World, shards: int, exact: bool, compress: str = "off") -> Replicas:
+    """The replicas that --exact asks for, or the fast ones. `compress` is --ddp-compress."""
+    return ExactReplicas(model, world, shards) if exact else Replicas(model, world, shards, compress)
+
+
+def refuse_compression(training: TrainingConfig, world_size: int) -> None:
+    """UsageError for --ddp-compress where it has no effect, or breaks a promise."""
+    told = f"--ddp-compress {training.ddp_compress}"
+    if training.exact:
+        raise UsageError(f"{told} rounds what --exact promises to the last bit; leave one of them out")
+    if world_size == 1:
+        raise UsageError(f"{told} has no effect on one process, which exchanges nothing; leave it out")

@@ -31,6 +31,8 @@ class TrainingConfig:
     and not measured on a GPU yet"""
     loss_scale: Annotated[float | None, Field(gt=0), arg(aliases=["--static-loss-scale"])] = None
     """fp16: factor on the loss that stays as it is, such as 128; one that adapts if not given"""
+    ddp_compress: Literal["off", "bf16"] = "off"
+    """type of gradients on their way between processes: their own, or bfloat16, half of the bytes of float32"""
     exact: bool = False
     """same bits at any number of processes: tree order of additions, deterministic kernels, one thread on a CPU"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
