@@ -97,8 +97,10 @@ class Block(nn.Module):
         if drop_path := layers.drop_path():
             self.drop_path = drop_path
             self.branch.append("drop_path")
+        self.ending = None  # the name of a norm that also adds the shortcut and activates
         if order.act_last:
             self.act, self.closing = layers.act(), ["act"]
+            self._fuse_ending(f"bn{len(convs)}", layers)
         elif order.norm_first:
             self.opening, self.branch = self.branch[:2], self.branch[2:]
         else:
@@ -111,7 +113,15 @@ class Block(nn.Module):
         identity = x if self.downsample is None else self.downsample(x if self.raw_shortcut else opened)
         if self.drop_shortcut is not None:
             identity = self.drop_shortcut(identity)
+        if self.ending is not None:
+            return getattr(self, self.ending)(self._run(self.branch, opened), identity)
         return self._run(self.closing, self._run(self.branch, opened) + identity)
+
+    def _fuse_ending(self, norm: str, layers: Layers) -> None:
+        """Let the last norm add and activate too, if there is one that can, and nothing stands between."""
+        is_last = self.branch[-2:] == [norm, "attention"] and isinstance(self.attention, nn.Identity)
+        if is_last and layers.norm_add_act(getattr(self, norm), self.act):
+            self.ending, self.branch, self.act = norm, self.branch[:-2], nn.Identity()
 
     def _run(self, names: list[str], x: Tensor) -> Tensor:
         for name in names:

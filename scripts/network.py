@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data.batches import Normalizer
 from data.loaders import Split, refuse_device
 from models import build_model
+from models.layers.fused import refuse_kernels
 from models.pretrained import pretrained_file
 from models.starting import start_from
 from utils import distributed
@@ -36,6 +37,7 @@ class Network:
         self.config, self.world, self.val = config, world, val
         self.classes = _number_of_classes(config, val)
         self.precision = Precision(config.training, world.device)
+        refuse_kernels(config.model, world.device, self.precision.storage)
         torch.manual_seed(config.training.seed)
         model = build_model(config.model, self.classes)
         self.model = model.to(world.device, self.precision.storage)

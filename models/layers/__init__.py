@@ -7,6 +7,7 @@ from models.layers.attending import ATTENTIONS
 from models.layers.convolution import PWSConv2d
 from models.layers.deformable import deformable
 from models.layers.dropping import DropBlock, DropPath, set_drop_paths
+from models.layers.fused import fuse
 from models.layers.normalization import NORMALIZATIONS
 from models.layers.pooling import DOWNSAMPLINGS
 from utils.config.model import ModelConfig
@@ -26,7 +27,8 @@ class Layers:
         self.zero_gammas = 0
         self.drop_paths: list[DropPath] = []
         self.blocks = 0  # that have been counted for --drop-path
-        self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
+        # Fields of ModelConfig that the network had a place for; plain kernels are everywhere.
+        self.used: set[str] = {"kernels"} if config.kernels == "plain" else set()
 
     def conv(
         self,
@@ -77,7 +79,18 @@ class Layers:
         """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights."""
         if self.row.fused:
             return self.row.fused(self.config)(channels), nn.Identity()
-        return self.norm(channels), self.act(act)
+        return self._fused(self.norm(channels), self.act(act))
+
+    def _fused(self, norm: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
+        return (norm, nn.Identity()) if self.norm_add_act(norm, act) else (norm, act)
+
+    def norm_add_act(self, norm: nn.Module, act: nn.Module) -> bool:
+        """Make `norm` one with what follows it, if it can be: called with a shortcut, it adds it and applies `act`."""
+        kernels = "plain" if self.config.ghost_batch else self.config.kernels
+        if type(act) is not nn.ReLU or not fuse(norm, kernels):
+            return False
+        self.used.add("kernels")
+        return True
 
     def conv_norm_act(
         self, c_in: int, c_out: int, kernel_size: int, act: str | None = "relu", *, last: bool = False, **options: int
@@ -164,7 +177,7 @@ class Layers:
 
     def end_norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""
-        return (self.row.ends(channels), self.act(act)) if self.row.ends else None
+        return self._fused(self.row.ends(channels), self.act(act)) if self.row.ends else None
 
     def block_order(self, own: str) -> str:
         """The order inside residual blocks: the user's, or else the norm's, or else the network's `own`."""
