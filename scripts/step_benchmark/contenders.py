@@ -73,11 +73,11 @@ OURS = _table(
     _ours("ours-graphs", "--compile", "reduce-overhead", eager=PLAIN),
 )
 EXTRAS = _table(
-    _ours("grad-accum-steps", *_EAGER, "--grad-accum-steps", "2", shards=2),
-    _ours("model-ema", *_EAGER, "--model-ema"),
-    _ours("clip-grad", *_EAGER, "--clip-grad", "1"),
-    _ours("label-smoothing", *_EAGER, "--label-smoothing", "0.1"),
-    _ours("mixup", *_EAGER, "--mixup", "0.2"),
+    _ours("ours+grad-accum-steps", *_EAGER, "--grad-accum-steps", "2", shards=2),
+    _ours("ours+model-ema", *_EAGER, "--model-ema"),
+    _ours("ours+clip-grad", *_EAGER, "--clip-grad", "1"),
+    _ours("ours+label-smoothing", *_EAGER, "--label-smoothing", "0.1"),
+    _ours("ours+mixup", *_EAGER, "--mixup", "0.2"),
 )
 _TIMM = "--opt sgd --weight-decay 1e-4 --smoothing 0 --pin-mem --channels-last, --amp by precision"
 _TORCHVISION = "--wd 1e-4, --amp by precision"

@@ -46,13 +46,12 @@ class Pace:
         for line in sys.stdin:
             yield from self._take(batches, WARMING_STEPS[self.setup.device])
             wait_for(self.setup.device)
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             yield from self._take(batches, int(line))
             wait_for(self.setup.device)
-            seconds = time.perf_counter() - begun
-            self._reply("turn", {"seconds": seconds, "peak_mib": self._peak() >> 20, "losses": self._read()})
-            if self.setup.device == "cuda":
-                torch.cuda.empty_cache()  # the others need the memory
+            times = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - used}
+            self._reply("turn", times | {"peak_mib": self._peak() >> 20, "losses": self._read()})
+            self._make_room()
 
     def _take(self, batches: Iterator[Item], steps: int) -> Iterator[Item]:
         """The batches of so many steps; it comes back when the loop asks for one more."""
@@ -67,6 +66,7 @@ class Pace:
         losses = self._read()
         facts = {"start_seconds": start, "step_seconds": step, "losses": losses}
         facts |= yield from self._counted(batches)
+        self._make_room()
         self._forget_peak()
         self._reply("ready", facts)
 
@@ -113,6 +113,11 @@ class Pace:
         if self.setup.device == "cuda":
             return torch.cuda.max_memory_allocated()
         return max(peak_resident_bytes() - self._before, 0)
+
+    def _make_room(self) -> None:
+        """The others need the GPU's memory."""
+        if self.setup.device == "cuda":
+            torch.cuda.empty_cache()
 
     def _forget_peak(self) -> None:
         """What compiling and counting took is no part of a step."""

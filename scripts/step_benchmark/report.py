@@ -130,14 +130,19 @@ def _count(number: int | None) -> str:
 
 def costs(scores: Sequence[Score]) -> str:
     """What each extra adds to the time of our plain step with the same norm, for the same images."""
-    plain = {one.setup.norm: one for one in scores if one.contender.name == PLAIN}
     rows = [("extra", "flags", "cost, %", "interval, %")] * 2
     for one in scores:
-        if one.contender.name in EXTRAS and one.setup.norm in plain:
-            found = cost(one.seconds, plain[one.setup.norm].seconds)
+        if found := _cost(one, scores):
             interval = f"{found.low:+.1f} to {found.high:+.1f}"
             rows.append((one.name, " ".join(one.contender.flags[2:]), f"{found.value:+.1f}", interval))
     return _markdown(rows)
+
+
+def _cost(one: Score, scores: Sequence[Score]) -> Ratio | None:
+    """Of an extra, percent; None for all else, and without the plain step."""
+    plain = (other for other in scores if other.contender.name == PLAIN and other.setup.norm == one.setup.norm)
+    other = next(plain, None) if one.contender.name in EXTRAS else None
+    return cost(one.seconds, other.seconds) if other else None
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:
@@ -152,11 +157,16 @@ def records(scores: Sequence[Score]) -> list[Row]:
 
     `ratio_to_peer` is the speed over that of the fastest peer that this row is compared with, one number, and null
     without a peer; for a peer the same of itself, so that the fastest has 1. `ratios` has for rows of ours each other
-    one as [median, low, high], paired by round.
+    one as [median, low, high], paired by round; `cost_percent` likewise for extras, over our plain step.
     """
     ratios = compared(scores)
     peers = {one.name: one for one in scores if not one.contender.is_ours}
-    return [_record(one, ratios[one.name], peers) for one in scores]
+    costs_of = {one.name: _cost(one, scores) for one in scores}
+    return [_record(one, ratios[one.name], peers) | {"cost_percent": _rounded(costs_of[one.name])} for one in scores]
+
+
+def _rounded(found: Ratio | None) -> list[float] | None:
+    return [round(number, 4) for number in found[:3]] if found else None
 
 
 def _record(one: Score, ratios: Mapping[str, Ratio], peers: Mapping[str, Score]) -> Row:
@@ -176,8 +186,9 @@ def _record(one: Score, ratios: Mapping[str, Ratio], peers: Mapping[str, Score])
         "img_per_s": round(one.img_per_s, 2),
         "ratio_to_peer": round(ratio(one.seconds, fastest.seconds).value, 4) if fastest else None,
         "fastest_peer": fastest.name if fastest else None,
-        "ratios": {name: [round(number, 4) for number in found[:3]] for name, found in ratios.items()},
+        "ratios": {name: _rounded(found) for name, found in ratios.items()},
         "ms": round(1000 * median(one.seconds), 3),
+        "cpu_ms": round(1000 * median(turn.cpu_seconds for turn in one.turns) / one.steps, 3),
         "peak_mib": one.peak_mib,
         "share_of_limit": round(one.of_limit, 4) if one.of_limit else None,
         "gigabytes": round(one.facts.gb, 4) if one.facts.gb else None,

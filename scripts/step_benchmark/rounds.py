@@ -33,6 +33,7 @@ class Turn(NamedTuple):
     """What one turn took."""
 
     seconds: float
+    cpu_seconds: float  # of all threads: less than `seconds` for each thread where others have the processor
     peak_mib: int
     losses: list[float]
 

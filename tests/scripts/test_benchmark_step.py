@@ -47,7 +47,7 @@ def facts(losses: list[float] | None = None) -> Facts:
 
 
 def scored(contender: str, seconds: list[float], norm: str = "bn", last: float = 6.0) -> Score:
-    turns = [Turn(time, 300, [last, last]) for time in seconds]
+    turns = [Turn(time, time, 300, [last, last]) for time in seconds]
     return Score(ALL[contender], setup(contender, norm), facts(), turns, 2, 0.05)
 
 
@@ -79,7 +79,7 @@ class FakeRunner:
         self.name = f"{setup.contender} {setup.norm}"
 
     def run(self, steps: int) -> Turn:
-        return Turn(1.0, 300, [6.0 if self.contender.is_ours else 8.0] * steps)
+        return Turn(1.0, 1.0, 300, [6.0 if self.contender.is_ours else 8.0] * steps)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -118,8 +118,11 @@ def test_ratios_are_paired_by_round_with_the_interval_of_their_order():
 def test_a_cost_is_percent_more_time_for_the_same_images():
     found = cost([2.2, 2.0, 2.1], [2.0, 2.0, 2.0])
     assert found[:3] == pytest.approx((5.0, 0.0, 10.0))
-    told = costs([scored("ours", [2.0, 2.0, 2.0]), scored("clip-grad", [2.2, 2.0, 2.1])])
-    assert "| clip-grad bn | --clip-grad 1 | +5.0    | +0.0 to +10.0 |" in told
+    scores = [scored("ours", [2.0, 2.0, 2.0]), scored("ours+clip-grad", [2.2, 2.0, 2.1])]
+    told = costs(scores)
+    assert "| ours+clip-grad bn | --clip-grad 1 | +5.0    | +0.0 to +10.0 |" in told
+    plain, extra = records(scores)
+    assert plain["cost_percent"] is None and extra["cost_percent"] == [5.0, 0.0, 10.0]
 
 
 def test_ours_is_compared_with_peers_of_its_norm_else_with_their_bn_and_with_our_plain_bn():
