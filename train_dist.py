@@ -123,7 +123,7 @@ def next_shards(run: Run, batches: Iterator[Batch], step: int) -> Iterator[tuple
         run.watch.lap("data_wait")
         run.telling.report.used(step, shard, batch.indices)
         run.sums.add_bad(shard, len(batch.bad))
-        labels = batch.labels.to(run.network.world.device, non_blocking=True)
+        labels = run.network.transfer(batch.labels)
         images, targets = run.mix(run.network.normalize(batch.images), labels, step, shard)
         run.watch.lap("copy")
         yield shard, images, targets
@@ -185,7 +185,7 @@ def evaluate(network: Network, measured: nn.Module) -> Score:
     measured.eval()
     with torch.no_grad(), kept_kernels(measured):
         for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):
-            labels = batch.labels.to(world.device, non_blocking=True)
+            labels = network.transfer(batch.labels)
             logits = network.logits(measured, batch.images)
             sums.add(number, example_losses(logits, labels), logits, labels)
     return sums.score(world)

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from data.order import Request
+from data.transfer import Transfer
 
 Channels = tuple[float, float, float]  # red, green, blue
 
@@ -43,7 +44,7 @@ class Normalizer:
         dtype: torch.dtype,
         layout: torch.memory_format = torch.channels_last,
     ) -> None:
-        self.device, self.dtype, self.layout = device, dtype, layout
+        self.dtype, self.layout, self.transfer = dtype, layout, Transfer(device)
         precise = torch.promote_types(dtype, torch.float32)  # 8 bits less a mean do not fit bfloat16
         self.mean = 255 * torch.tensor(mean, dtype=torch.float64).to(device, precise).view(1, 3, 1, 1)
         self.std = 255 * torch.tensor(std, dtype=torch.float64).to(device, precise).view(1, 3, 1, 1)
@@ -51,7 +52,7 @@ class Normalizer:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(n, h, w, 3) uint8 -> (n, 3, h, w) of `dtype` on `device`, in `layout`: channels_last moves no memory."""
-        pixels = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        pixels = self.transfer(images).permute(0, 3, 1, 2)
         return self.arithmetic(pixels, self.mean, self.std, self.dtype, self.layout)
 
     def compile(self, how: dict[str, object]) -> None:

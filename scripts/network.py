@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from data.batches import Normalizer
 from data.loaders import Split, refuse_device
+from data.transfer import Transfer
 from models import build_model
 from models.layers.fused import refuse_kernels
 from models.pretrained import pretrained_file
@@ -45,6 +46,7 @@ class Network:
         self.average = build_average(self.model, config.training)
         self.equal_average = build_equal_average(self.model, config.schedule)
         self.normalize = self.normalizer(LAYOUTS[config.training.channels_last])
+        self.transfer = Transfer(world.device)
         self.folder = folder_of(config)  # where what is measured is written
         self.val_batch_size = config.run.val_batch_size or config.training.batch_size
 
