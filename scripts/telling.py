@@ -3,6 +3,7 @@
 What is late is still told before anything that follows from it: before a validation, a checkpoint, and the end.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from data.augmentation.chain import asked_for
 from data.loaders import cores, engine, threads_of
 from data.native_loader import GET_IT, is_built
+from scripts.compiling import misfit
 from scripts.network import Network
+from utils.compiling import is_compiled
 from utils.config import Config
 from utils.distributed import World
 from utils.errors import DataError
@@ -106,7 +109,7 @@ def choices_of(config: Config, world: World) -> Choices:
         on_gpu=on_gpu,
         threads=None if training.exact else torch.get_num_threads(),
         precision=training.precision,
-        compiled=None,
+        compiled=_compiled(config, world),
         fused=config.optim.fused != "off",
         mixed_each=config.loss.mix_per == "image",
         log_interval=run.log_interval,
@@ -115,6 +118,14 @@ def choices_of(config: Config, world: World) -> Choices:
         val_interval=run.val_interval,
         epochs=config.schedule.epochs,
     )
+
+
+def _compiled(config: Config, world: World) -> bool | None:
+    """Whether the network is compiled; None where it is not and must not be."""
+    if is_compiled(config.training):
+        return True
+    wanted = dataclasses.replace(config, training=dataclasses.replace(config.training, compile="default"))
+    return None if misfit(wanted, world, world.size) else False
 
 
 def _other_loaders(config: Config, on_gpu: bool) -> list[str]:

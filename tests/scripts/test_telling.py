@@ -163,6 +163,16 @@ def test_choices_are_what_the_run_has() -> None:
     assert choices_of(Config(training=TrainingConfig(exact=True)), CPU).threads is None
 
 
+@pytest.mark.parametrize(
+    ("chosen", "compiled"),
+    [({}, False), ({"compile": "default"}, True), ({"exact": True}, None), ({"compile": "off"}, False)],
+)
+def test_compilation_is_left_to_choose_only_where_it_is_not_refused(
+    chosen: dict[str, object], compiled: bool | None
+) -> None:
+    assert choices_of(Config(training=TrainingConfig(**chosen)), CPU).compiled is compiled
+
+
 def test_a_loader_on_the_gpu_is_suggested_where_it_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     gpu = World(0, 1, 0, torch.device("cuda", 0))
