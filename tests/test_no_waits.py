@@ -9,8 +9,10 @@ from asking import NeverAsked
 from in_process import opened, whole_process
 
 from data.batches import Batch
+from models import build_model
 from scripts.assembly import Run
 from train_dist import train_step
+from utils.config import ModelConfig
 
 STEPS = 3
 
@@ -64,6 +66,11 @@ def test_a_plain_step_does_not_ask_the_device(precision: str, tmp_path: Path) ->
 @pytest.mark.parametrize("flags", SWITCHED_ON.values(), ids=SWITCHED_ON.keys())
 def test_nothing_that_is_switched_on_asks_the_device(flags: str, tmp_path: Path) -> None:
     take(opened(tmp_path, flags), STEPS)
+
+
+def test_a_teacher_does_not_ask_the_device(tmp_path: Path) -> None:
+    torch.save(build_model(ModelConfig(model="resnet20"), 10).state_dict(), tmp_path / "teacher.pth")
+    take(opened(tmp_path, f"--teacher resnet20 --teacher-weights {tmp_path / 'teacher.pth'} --mixup 0.2"), STEPS)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -100,6 +100,42 @@ def test_a_moment_is_past_at_once_on_the_host() -> None:
     assert first.is_past() and second.seconds_since(first) >= 0
 
 
+class Recorded:
+    """torch.cuda.Event on a device one event behind the host: each takes 2 ms, and only the last is not past."""
+
+    made = 0
+
+    def __init__(self, enable_timing: bool):
+        assert enable_timing
+
+    def record(self) -> None:
+        type(self).made += 1
+        self.number = type(self).made
+
+    def query(self) -> bool:
+        return self.number < type(self).made
+
+    def synchronize(self) -> None:
+        type(self).made += 1
+
+    def elapsed_time(self, later: "Recorded") -> float:
+        assert self.query() and later.query(), "torch raises for an event that has not passed"
+        return 2.0 * (later.number - self.number)
+
+
+def test_events_are_asked_for_their_time_only_when_they_have_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Recorded)
+    watch = stopwatch.stopwatch(torch.device("cuda"))
+    for part in ("forward", "backward", "forward"):
+        watch.lap(part)
+    assert len(watch.laps) == 1
+    seconds = watch.interval()
+    assert (seconds["forward"], seconds["backward"]) == (0.002, 0.002)
+    watch.settle()
+    assert seconds["forward"] == pytest.approx(0.004)
+    assert not watch.laps
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpus_laps_are_its_own_time() -> None:
     watch = stopwatch.stopwatch(torch.device("cuda"))
