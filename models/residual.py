@@ -97,14 +97,16 @@ class Block(nn.Module):
         if drop_path := layers.drop_path():
             self.drop_path = drop_path
             self.branch.append("drop_path")
-        self.ending = None  # the name of a norm that also adds the shortcut and activates
+        self.ending = None  # the name of what adds the shortcut too, and activates
         if order.act_last:
             self.act, self.closing = layers.act(), ["act"]
-            self._fuse_ending(f"bn{len(convs)}", layers)
+            if self._fuse_ending(len(convs), self.act, layers):
+                self.act = nn.Identity()
         elif order.norm_first:
             self.opening, self.branch = self.branch[:2], self.branch[2:]
         else:
             self.act, self.opening = layers.act(), ["act"]
+            self._fuse_ending(len(convs), nn.Identity(), layers)
         self.downsample, self.raw_shortcut = _shortcut(convs, order, layers), order.raw_shortcut
         self.drop_shortcut = layers.drop_block(drops.block)
 
@@ -114,14 +116,20 @@ class Block(nn.Module):
         if self.drop_shortcut is not None:
             identity = self.drop_shortcut(identity)
         if self.ending is not None:
-            return getattr(self, self.ending)(self._run(self.branch, opened), identity)
+            opened = self._run(self.branch, opened)
+            return self._run(self.closing, getattr(self, self.ending)(opened, identity))
         return self._run(self.closing, self._run(self.branch, opened) + identity)
 
-    def _fuse_ending(self, norm: str, layers: Layers) -> None:
-        """Let the last norm add and activate too, if there is one that can, and nothing stands between."""
-        is_last = self.branch[-2:] == [norm, "attention"] and isinstance(self.attention, nn.Identity)
-        if is_last and layers.norm_add_act(getattr(self, norm), self.act):
-            self.ending, self.branch, self.act = norm, self.branch[:-2], nn.Identity()
+    def _fuse_ending(self, last: int, act: nn.Module, layers: Layers) -> bool:
+        """Let the last convolution or its norm add and apply `act`, if it can, and nothing stands between."""
+        names = [f"conv{last}", f"bn{last}", "attention"]
+        if self.branch[-3:] != names or not isinstance(self.attention, nn.Identity):
+            return False
+        fused = layers.add_act(getattr(self, names[0]), getattr(self, names[1]), act)
+        if fused is not None:
+            self.ending = next(name for name in names if getattr(self, name) is fused)
+            self.branch = self.branch[: self.branch.index(self.ending)]
+        return fused is not None
 
     def _run(self, names: list[str], x: Tensor) -> Tensor:
         for name in names:
@@ -132,10 +140,11 @@ class Block(nn.Module):
 def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.Module]:
     if attention := conv.attention(layers):
         return {f"conv{i}": attention}
-    steps = {f"conv{i}": conv.layer(layers, gain_from_data=i == 1)}
+    layer = conv.layer(layers, gain_from_data=i == 1)
+    steps = {f"conv{i}": layer}
     if last:
         return {**steps, f"bn{i}": layers.norm(conv.c_out, last=True)}
-    norm, act = layers.norm_act(conv.c_out)
+    norm, act = layers.norm_act(conv.c_out, conv=layer)
     return {**steps, f"bn{i}": norm, f"act{i}": act}
 
 

@@ -7,12 +7,16 @@ from models.layers.attending import ATTENTIONS
 from models.layers.convolution import PWSConv2d
 from models.layers.deformable import deformable
 from models.layers.dropping import DropBlock, DropPath, set_drop_paths
-from models.layers.fused import fuse
+from models.layers.fused import fuse_norm
+from models.layers.fused_convolution import fuse_convolution
 from models.layers.normalization import NORMALIZATIONS
 from models.layers.pooling import DOWNSAMPLINGS
 from utils.config.model import ModelConfig
 from utils.errors import UsageError
 from utils.registry import choose
+
+# What may be made one with what follows it. auto is plain as long as no GPU has measured the others.
+FUSIONS = {"auto": (), "plain": (), "triton": (fuse_norm, fuse_convolution)}
 
 
 class Layers:
@@ -75,22 +79,25 @@ class Layers:
         self.used.add("act")
         return choose(ACTIVATIONS, own if self.config.act == "auto" else self.config.act, "--act")()
 
-    def norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module]:
-        """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights."""
+    def norm_act(self, channels: int, act: str = "relu", conv: nn.Conv2d | None = None) -> tuple[nn.Module, nn.Module]:
+        """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights.
+
+        `conv` is the convolution right before, which may activate where there is no norm.
+        """
         if self.row.fused:
             return self.row.fused(self.config)(channels), nn.Identity()
-        return self._fused(self.norm(channels), self.act(act))
+        norm, act = self.norm(channels), self.act(act)
+        return norm, nn.Identity() if self.add_act(conv, norm, act) else act
 
-    def _fused(self, norm: nn.Module, act: nn.Module) -> tuple[nn.Module, nn.Module]:
-        return (norm, nn.Identity()) if self.norm_add_act(norm, act) else (norm, act)
-
-    def norm_add_act(self, norm: nn.Module, act: nn.Module) -> bool:
-        """Make `norm` one with what follows it, if it can be: called with a shortcut, it adds it and applies `act`."""
-        kernels = "plain" if self.config.ghost_batch else self.config.kernels
-        if type(act) is not nn.ReLU or not fuse(norm, kernels):
-            return False
+    def add_act(self, conv: nn.Module | None, norm: nn.Module, act: nn.Module) -> nn.Module | None:
+        """The one of a convolution and its norm that was made to do what follows too, if there is such: called with a
+        shortcut it adds it, and it applies `act`, which is nothing or an activation."""
+        last = conv if isinstance(norm, nn.Identity) else norm
+        fusions = () if self.config.ghost_batch else FUSIONS[self.config.kernels]
+        if not any(fuse(last, act) for fuse in fusions):
+            return None
         self.used.add("kernels")
-        return True
+        return last
 
     def conv_norm_act(
         self, c_in: int, c_out: int, kernel_size: int, act: str | None = "relu", *, last: bool = False, **options: int
@@ -102,7 +109,7 @@ class Layers:
         conv = self.conv(c_in, c_out, kernel_size, **options)
         if act is None:
             return nn.Sequential(conv, self.norm(c_out, last=last))
-        return nn.Sequential(conv, *self.norm_act(c_out, act))
+        return nn.Sequential(conv, *self.norm_act(c_out, act, conv))
 
     def gate_norm(self, channels: int, **options: bool) -> nn.Module:
         """The norm inside an attention, where channels may be few and there may be one position; options: affine."""
@@ -177,7 +184,10 @@ class Layers:
 
     def end_norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""
-        return self._fused(self.row.ends(channels), self.act(act)) if self.row.ends else None
+        if not self.row.ends:
+            return None
+        norm, act = self.row.ends(channels), self.act(act)
+        return norm, nn.Identity() if self.add_act(None, norm, act) else act
 
     def block_order(self, own: str) -> str:
         """The order inside residual blocks: the user's, or else the norm's, or else the network's `own`."""

@@ -42,6 +42,7 @@ class StandardizedConv2d(nn.Conv2d):
 
     plain_type: type[nn.Conv2d] = nn.Conv2d  # what it is when its kernel is written out
     autocasts = True  # its kernel, to the type that autocast computes in
+    can_fuse = True  # with what follows it: it is a plain convolution but for its kernel
     given: Given | None = None
     kept = False
 
@@ -81,9 +82,17 @@ class StandardizedConv2d(nn.Conv2d):
             return weight.dtype
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
-    def forward(self, x: Tensor) -> Tensor:
+    def current_kernel(self) -> Tensor:
+        """The kernel that was given, if it is still the one to use, or a new one."""
         has_kernel = self.given is not None and self.given.state == self.state()
-        return self._conv_forward(x, self.given.kernel if has_kernel else self.kernel(), self.bias)
+        return self.given.kernel if has_kernel else self.kernel()
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The convolution and its bias, whatever the layer may do besides."""
+        return self._conv_forward(x, self.current_kernel(), self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
 
 
 class WSConv2d(StandardizedConv2d):

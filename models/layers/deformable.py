@@ -30,6 +30,8 @@ class DeformableConv2d(nn.Conv2d):
         window = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         self.sampling = ZeroConv2d(c_in, 3 * kernel_size**2, kernel_size, **window)
 
+    can_fuse = False
+
     @property
     def plain_type(self) -> type[nn.Conv2d]:
         return DeformableConv2d

@@ -36,6 +36,11 @@ def refuse_kernels(config: ModelConfig, device: torch.device, storage: torch.dty
         )
 
 
+def runs_kernels(x: Tensor) -> bool:
+    """Whether Triton's kernels can take x."""
+    return x.is_cuda or _interpreted()
+
+
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -45,7 +50,7 @@ class FusedNorm:
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         fits = x.dtype in KERNEL_TYPES and (shortcut is None or (shortcut.dtype, shortcut.shape) == (x.dtype, x.shape))
-        if not fits or not (x.is_cuda or _interpreted()):
+        if not fits or not runs_kernels(x):
             return self.plain(x, shortcut)
         x = x.contiguous(memory_format=torch.channels_last)
         if shortcut is not None:
@@ -120,17 +125,10 @@ class _NormAddRelu(torch.autograd.Function):
         return dx, dz if ctx.added else None, dweight, dbias, None, None
 
 
-# Which norms, by their exact type, become which. auto is plain as long as no GPU has measured the kernels.
-KERNELS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
-    "auto": {},
-    "plain": {},
-    "triton": {nn.BatchNorm2d: FusedBatchNorm2d, GroupNorm: FusedGroupNorm},
-}
-
-
-def fuse(norm: nn.Module, kernels: str) -> bool:
-    """Make `norm` one that adds a shortcut and applies ReLU too, and say whether `kernels` have such."""
-    kind = KERNELS[kernels].get(type(norm))
-    if kind:
-        norm.__class__ = kind
-    return kind is not None
+def fuse_norm(norm: nn.Module, act: nn.Module) -> bool:
+    """Make `norm` one that adds a shortcut and applies `act`, a ReLU, and say whether it could be."""
+    kind = {nn.BatchNorm2d: FusedBatchNorm2d, GroupNorm: FusedGroupNorm}.get(type(norm))
+    if kind is None or type(act) is not nn.ReLU:
+        return False
+    norm.__class__ = kind
+    return True

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from models import build_model
 from models.layers import Layers, fused, triton_norm
+from models.layers.convolution import StandardizedConv2d, folded
 from models.layers.fused import FusedBatchNorm2d, FusedGroupNorm, refuse_kernels
+from models.layers.fused_convolution import FusedConvolution
+from models.layers.gain import set_data_gains
 from models.layers.normalization import NORMALIZATIONS
 from models.residual import ORDERS, Block, Conv
 from utils.config import ModelConfig
@@ -19,14 +22,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """Where Triton's kernels run: on a GPU, or in its interpreter (tests/conftest.py).
+def device() -> torch.device:
+    """Where Triton's kernels run: on a GPU, or in its interpreter (tests/conftest.py)."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    Tiles are so small that there are tails, several splits, and several tiles of channels.
-    """
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles so small that there are tails, several splits, and several tiles of channels."""
     for name, value in {"TILE": 128, "WIDEST": 8, "PROGRAMS": 8}.items():
         monkeypatch.setattr(triton_norm, name, value)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture
@@ -68,6 +73,7 @@ def made(norm: str, channels: int) -> nn.Module:
     return drawn(layer)
 
 
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @pytest.mark.parametrize("added", [False, True], ids=["", "added"])
 @pytest.mark.parametrize("norm", ["bn", "gn", "ln"])
@@ -76,7 +82,7 @@ def test_kernels_give_what_torch_gives_in_float64(
 ) -> None:
     torch.manual_seed(0)
     layer = made(norm, 12)
-    *inputs, seed = (2 * torch.randn(3, 3, 12, 5, 3) + 4)[0 if added else 1 :].to(dtype)
+    *inputs, seed = (2 * torch.randn(3, 2, 12, 5, 3) + 4)[0 if added else 1 :].to(dtype)
     inputs = [x.contiguous(memory_format=torch.channels_last).to(device) for x in inputs]
     exact = answers(copy.deepcopy(layer).double(), [x.double().cpu() for x in inputs], seed.double())
     found = answers(layer.to(device), inputs, seed)
@@ -84,7 +90,8 @@ def test_kernels_give_what_torch_gives_in_float64(
     assert_near(found, exact, ROUNDING[dtype])
 
 
-@pytest.mark.parametrize("shape", [(1, 4, 1, 6), (1, 20, 7, 3), (5, 4, 1, 1), (2, 36, 2, 5)], ids=str)
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("shape", [(1, 4, 1, 6), (1, 20, 7, 3), (5, 4, 1, 1), (2, 28, 2, 3)], ids=str)
 @pytest.mark.parametrize("norm", ["bn", "gn", "ln"])
 def test_kernels_take_any_shape(norm: str, shape: tuple[int, ...], device: torch.device) -> None:
     torch.manual_seed(0)
@@ -119,24 +126,52 @@ def test_float64_goes_the_plain_way(device: torch.device, runs: list[triton_norm
     assert not runs
 
 
-@pytest.mark.parametrize("norm", ["bn", "gn"])
-def test_a_block_with_fused_norms_is_the_plain_block(norm: str, device: torch.device, runs: list) -> None:
-    blocks = []
+def blocks(norm: str, order: str, device: torch.device) -> list[Block]:
+    """The same residual block with plain layers and with fused ones."""
+    groups = {"norm_groups": 2} if "norm_groups" in NORMALIZATIONS[norm].settings else {}
+    convs = [Conv(4, 4, 1), Conv(4, 4, 3, stride=2), Conv(4, 8, 1)]
+    made = []
     for kernels in ("plain", "triton"):
         torch.manual_seed(0)
-        layers = Layers(ModelConfig(norm=norm, kernels=kernels, **({"norm_groups": 4} if norm == "gn" else {})))
-        convs = [Conv(4, 8, 1), Conv(8, 8, 3, stride=2), Conv(8, 12, 1)]
-        blocks.append(drawn(Block(convs, ORDERS["post"], layers)).to(device))
-    plain, triton = blocks
-    triton.load_state_dict(plain.state_dict())
-    assert list(plain.state_dict()) == list(triton.state_dict())
-    x, seed = torch.randn(2, 4, 6, 6), torch.randn(2, 12, 3, 3)
-    exact = answers(plain.double(), [x.double().to(device)], seed.double())
-    found = answers(triton, [x.to(device)], seed)
-    assert len(runs) == 3
-    assert_near(found, [tensor.cpu() for tensor in exact], 1e-5)
+        layers = Layers(ModelConfig(norm=norm, kernels=kernels, **groups))
+        made.append(drawn(Block(convs, ORDERS[order], layers)).to(device, memory_format=torch.channels_last))
+    assert list(made[0].state_dict()) == list(made[1].state_dict())
+    return made
+
+
+@pytest.mark.parametrize("norm, order", [("bn", "post"), ("gn", "post"), ("pws", "relu-first"), ("wn", "post")])
+def test_a_block_of_fused_layers_is_the_plain_block(norm: str, order: str, device: torch.device) -> None:
+    plain, triton = blocks(norm, order, device)
+    assert sum(isinstance(module, fused.FusedNorm | FusedConvolution) for module in triton.modules()) == 3
+    x, seed = torch.randn(2, 4, 6, 6, device=device), torch.randn(2, 8, 3, 3)
+    exact = answers(plain.double(), [x.double()], seed.double())
+    assert_near(answers(triton, [x], seed), [tensor.cpu() for tensor in exact], 1e-5)
     triton.eval(), plain.eval()
-    assert_near([triton(x.to(device))], [plain(x.double().to(device)).cpu()], 1e-5)
+    assert_near([triton(x)], [plain(x.double()).cpu()], 1e-5)
+
+
+def test_a_fused_convolution_under_autocast_differs_by_rounding(device: torch.device) -> None:
+    plain, triton = blocks("pws", "relu-first", device)
+    x, seed = torch.randn(2, 4, 6, 6, device=device), torch.randn(2, 8, 3, 3)
+    exact = answers(plain.double(), [x.double()], seed.double())
+    with torch.autocast(device.type, torch.bfloat16):
+        found = answers(triton, [x], seed)
+    assert found[0].dtype == torch.bfloat16
+    assert_near(found, [tensor.cpu() for tensor in exact], 4 * ROUNDING[torch.bfloat16])  # three layers
+
+
+def test_gains_from_data_are_those_of_the_plain_network(device: torch.device) -> None:
+    plain, triton = blocks("pws", "relu-first", device)
+    for block in (plain, triton):
+        set_data_gains(block, torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(1)).to(device))
+    torch.testing.assert_close(list(triton.parameters()), list(plain.parameters()))
+
+
+def test_written_out_kernels_keep_what_was_fused(device: torch.device) -> None:
+    plain, triton = blocks("pws", "relu-first", device)
+    x = torch.randn(2, 4, 6, 6, device=device)
+    assert not any(isinstance(module, StandardizedConv2d) for module in folded(triton).modules())
+    torch.testing.assert_close(folded(triton)(x), plain(x))
 
 
 @pytest.mark.parametrize("norm", NORMALIZATIONS)
@@ -168,4 +203,4 @@ def test_what_nothing_could_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_auto_is_plain_as_long_as_no_gpu_has_measured_the_kernels() -> None:
     model = build_model(ModelConfig(model="resnet20"), 10)
-    assert not [module for module in model.modules() if isinstance(module, fused.FusedNorm)]
+    assert not [module for module in model.modules() if isinstance(module, fused.FusedNorm | FusedConvolution)]
