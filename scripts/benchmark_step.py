@@ -15,7 +15,8 @@ in a step, `kernels` a GPU's, `start s` the time from loaded libraries to the en
 built, compiled (from nothing: each has an empty cache) or chosen in it.
 
 A network of a peer with other parameters than ours takes no part. Figures of a contender whose loss does not fall, or
-that is compiled and whose loss is not that of the same steps without a compiler, are not told: the exit code is 5.
+that is compiled or fused and whose loss is not that of the same steps by plain operations, are not told: the exit code
+is 5.
 """
 
 import os
@@ -212,7 +213,7 @@ class Measurement:
         return Setup(one.name, group.model, network, norm, group.precision, *sizes, group.infer, *self.rates, one.flags)
 
     def _witnesses(self, setups: Sequence[Setup], folder: Path) -> dict[str, Facts]:
-        """The first steps without a compiler of what takes part with one alone."""
+        """The first plain steps of what takes part compiled or fused alone."""
         there, found = {(setup.contender, setup.norm) for setup in setups}, {}
         for number, setup in enumerate(setups):
             eager = ALL[setup.contender].eager

@@ -36,7 +36,8 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True)
 class Contender:
-    """One row. `eager` names the contender that computes the same without a compiler, this one if there is none."""
+    """One row. `eager` names the contender that computes the same by torch's operations one by one; empty if this one
+    does."""
 
     name: str
     module: str
@@ -63,14 +64,17 @@ def _ours(name: str, *flags: str, eager: str = "", shards: int = 1) -> Contender
     return Contender(name, "with_ours", f"train_dist.py {' '.join(flags)}", flags, eager, shards)
 
 
-_EAGER, _COMPILED = ("--compile", "off"), ("--compile", "default")
+_EAGER = ("--compile", "off", "--kernels", "plain")
+_COMPILED = ("--compile", "default", "--kernels", "plain")
 _NCHW = ("--channels-last", "off")
 OURS = _table(
     _ours(PLAIN, *_EAGER),
     _ours("ours-nchw", *_EAGER, *_NCHW),
+    _ours("ours-triton", "--compile", "off", "--kernels", "triton", eager=PLAIN),
     _ours("ours-compile", *_COMPILED, eager=PLAIN),
     _ours("ours-compile-nchw", *_COMPILED, *_NCHW, eager="ours-nchw"),
-    _ours("ours-graphs", "--compile", "reduce-overhead", eager=PLAIN),
+    _ours("ours-compile-triton", "--compile", "default", "--kernels", "triton", eager=PLAIN),
+    _ours("ours-graphs", "--compile", "reduce-overhead", "--kernels", "plain", eager=PLAIN),
 )
 EXTRAS = _table(
     _ours("ours+grad-accum-steps", *_EAGER, "--grad-accum-steps", "2", shards=2),

@@ -79,12 +79,12 @@ class Pace:
         return time.perf_counter() - begun
 
     def _counted(self, batches: Iterator[Item]) -> Generator[Item, None, dict[str, float | None]]:
-        """Two steps more: operations, bytes and limit of one, where no compiler hides them; a GPU's kernels of one."""
+        """One step more, or two: operations, bytes and limit, where nothing hides them; and kernels of a GPU."""
         found: dict[str, float | None] = {"operations": None, "limit_seconds": None, "kernels": None}
-        compiled = bool(self.contender.eager)
+        hidden = bool(self.contender.eager)  # by a compiler, or in kernels that torch does not know
         counting = Counting(Rates(self.setup.bandwidth, self.setup.multiply_adds))
-        yield from self._within(nullcontext() if compiled else counting, batches)
-        if not compiled:
+        yield from self._within(nullcontext() if hidden else counting, batches)
+        if not hidden:
             found |= {"operations": counting.operations, "limit_seconds": counting.seconds}
             found |= {"gb": counting.moved / 1e9, "gmac": counting.multiply_adds / 1e9}
         if self.setup.device == "cuda":

@@ -17,7 +17,7 @@ PATIENCE = 10  # seconds for a process to end
 
 
 class Facts(NamedTuple):
-    """What a contender found out before its first turn; None where a compiler hides it, or there is no GPU."""
+    """What a contender found out before its first turn; None where it is hidden, or there is no GPU."""
 
     start_seconds: float  # from when its libraries were loaded to the end of its first step
     step_seconds: float

@@ -9,16 +9,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from data.batches import Batch
-from data.loaders import open_data
 from data.order import Request
 from scripts.assembly import assemble_run, settings_from
-from scripts.network import Network
 from scripts.step_benchmark.contenders import CLASSES, RATE, SEED, WEIGHT_DECAY, Setup
 from scripts.step_benchmark.pacing import Pace
 from scripts.step_benchmark.resident import ResidentLoader, resident
 from train_dist import evaluate, train_epoch
 from utils import distributed
-from utils.config import Config
 from utils.distillation import Criterion
 from utils.ending import Ending
 
@@ -53,12 +50,15 @@ def loop(setup: Setup, pace: Pace, folder: Path) -> None:
     """Train, or evaluate, for as many turns as `pace` gives."""
     config, _ = settings_from(arguments(setup, folder))
     loader = ResidentLoader(resident(setup.batch_size, setup.img_size, setup.device))
-    if setup.infer:
-        _evaluate(config, pace, loader)
-        return
     ending = Ending()
     ending.world = distributed.start(config.training)
     run = assemble_run(config, ending)
+    if setup.infer:
+        network = run.network
+        del run  # and the memory of its optimizer
+        network.val = network.val._replace(loader=_Paced(loader, pace))
+        evaluate(network, _Watched(network.model, pace))
+        return
     run.criterion = _remembered(run.criterion, pace)
     run.train = run.train._replace(loader=loader)
     run.open()
@@ -98,10 +98,3 @@ class _Watched(nn.Module):
         logits = self.network(images)
         self.pace.losses.append(logits.float().logsumexp(1).mean())
         return logits
-
-
-def _evaluate(config: Config, pace: Pace, loader: ResidentLoader) -> None:
-    world = distributed.start(config.training)
-    data = open_data(config.data, config.training.seed)
-    network = Network(config, world, data.train._replace(loader=_Paced(loader, pace)))
-    evaluate(network, _Watched(network.model, pace))

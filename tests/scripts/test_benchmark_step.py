@@ -1,9 +1,11 @@
 """benchmark_step: a tiny run from end to end, what it counts and compares by, and what it refuses to tell."""
 
+import importlib
 import io
 import json
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,53 @@ def test_a_turn_holds_the_steps_asked_for_and_the_loop_waits_for_it(monkeypatch:
     assert ready["ready"]["losses"] == list(range(EQUAL_STEPS))
     assert first["turn"]["losses"] == [*range(before, before + warming + 3)]
     assert second["turn"]["losses"][-1] == taken - 1 == before + 2 * warming + 5 - 1
+
+
+class Enough(Exception):
+    """The end of a loop that would go on for ever."""
+
+
+class FewSteps:
+    """A pace of so many batches."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.losses = count, []
+
+    def over(self, batches: Iterator[object]) -> Iterator[object]:
+        yield from islice(batches, self.count)
+        raise Enough
+
+
+@pytest.fixture
+def settings_of_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As they were, afterwards."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def numbers(contender: str, infer: bool, folder: Path) -> list[float]:
+    """The losses of some steps of a contender's loop."""
+    pace = FewSteps(4)
+    row = ALL[contender]
+    module = importlib.import_module(f"scripts.step_benchmark.{row.module}")
+    with pytest.raises(Enough):
+        module.loop(setup(contender, infer=infer)._replace(flags=row.flags), pace, folder / "run")
+    return [float(loss) for loss in pace.losses]
+
+
+@pytest.mark.parametrize("contender", ["ours", "timm", "torchvision"])
+def test_training_moves_weights_and_inference_does_not(contender: str, tmp_path: Path, settings_of_torch: None):
+    trained = numbers(contender, False, tmp_path / "train")
+    assert trained[0] == pytest.approx(math.log(1000), abs=0.7) and trained[2] < trained[0]
+    seen = numbers(contender, True, tmp_path / "infer")
+    assert seen[0] == seen[2] != seen[1] == seen[3], "two batches again and again"
+
+
+def test_the_layout_of_a_peer_changes_speed_alone(tmp_path: Path, settings_of_torch: None):
+    plain, other = (numbers(name, False, tmp_path) for name in ("torchvision", "torchvision-channels-last"))
+    assert plain == pytest.approx(other, rel=1e-3)
 
 
 def test_resident_batches_are_few_random_and_everybodys():
