@@ -1,7 +1,8 @@
 """The computed kernels of a network, all at once before its forward pass: filters of one size share each operation.
 
 Alone, the 53 kernels of ResNet-50 with PWS take hundreds of small operations in forward and backward; its filters have
-11 sizes. Under autocast they are cast here, group by group, which autocast would do one by one.
+11 sizes. Under autocast they are cast here, group by group, which autocast would do one by one. All this is for GPUs,
+and for evaluations: see `by_device`.
 
 A forward pass has its own kernels, also where a step has several (one for each shard): gradients then reach each
 parameter within each backward, where DDP waits for them, and are added in the order that --exact promises. Only inside
@@ -67,7 +68,7 @@ def _give(method: Callable[[Convolutions], Kernels], model: nn.Module, inputs: o
     convs = [conv for conv in _convolutions(model) if not conv.weight.is_inference()]  # those have no versions
     if all(conv.given is not None and conv.given.state == conv.state() for conv in convs):
         return
-    for conv, kernel in method(convs).items():
+    for conv, kernel in method(convs).items():  # which may leave some to themselves
         conv.given = Given(conv.state(), kernel)
 
 
@@ -199,5 +200,14 @@ class _InOneLaunch(torch.autograd.Function):
         return None, None, None, *table.split(dweights, weights), *(dgains[i] for i in ctx.gained)
 
 
-# auto is plain as long as no GPU has measured the other.
-METHODS = {"auto": lambda: standardized, "plain": lambda: standardized, "triton": TritonStandardization}
+def by_device(convs: Convolutions) -> Kernels:
+    """On a CPU none, unless they are kept, and each convolution computes its own.
+
+    Operations are started at little cost there, and stacks are copies too large for its caches: ResNet-50's PWS kernels
+    took 71 ms alone and 97 ms together, forward and backward on one core (minima of 9; WN 87 and 136).
+    """
+    return standardized(convs) if convs[0].kept or convs[0].weight.device.type != "cpu" else {}
+
+
+# auto is not Triton's as long as no GPU has measured it.
+METHODS = {"auto": lambda: by_device, "plain": lambda: standardized, "triton": TritonStandardization}

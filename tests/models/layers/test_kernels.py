@@ -23,7 +23,7 @@ NORMS = ("pws", "ws_bn", "a1", "wn")
 def network(model: str = "resnet20", dtype: torch.dtype = torch.float32, **settings: object) -> nn.Module:
     """A network as after some steps, in the layout of training."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(model=model, **{"norm": "pws", **settings}), 10)
+    model = build_model(ModelConfig(model=model, **{"norm": "pws", "kernels": "plain", **settings}), 10)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return model.to(dtype).to(memory_format=torch.channels_last)
@@ -375,7 +375,12 @@ def test_float64_is_always_plain(device: torch.device) -> None:
         torch.testing.assert_close(together(x), alone(together)(x), rtol=1e-10, atol=1e-10)
 
 
-def test_auto_is_plain_as_long_as_no_gpu_has_measured_triton() -> None:
-    for kernels in ("auto", "plain"):
-        hook = next(iter(network(kernels=kernels)._forward_pre_hooks.values()))
-        assert hook.args[0] is standardized
+@torch.no_grad()
+def test_on_a_cpu_auto_is_alone_in_training_and_together_in_an_evaluation() -> None:
+    model = network(kernels="auto")
+    with Count() as count:
+        model(images())
+    assert count.names.count("cat") == 0
+    with kept_kernels(model.eval()), Count() as count:
+        model(images())
+    assert count.names.count("cat") > 0
