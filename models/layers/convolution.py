@@ -43,8 +43,12 @@ class StandardizedConv2d(nn.Conv2d):
     plain_type: type[nn.Conv2d] = nn.Conv2d  # what it is when its kernel is written out
     autocasts = True  # its kernel, to the type that autocast computes in
     can_fuse = True  # with what follows it: it is a plain convolution but for its kernel
-    given: Given | None = None
-    kept = False
+
+    def __init__(self, *sizes: int, **options: object) -> None:
+        super().__init__(*sizes, **options)
+        # There from the start: torch's compiler, which asks for them, would compile anew once they appear.
+        self.given: Given | None = None
+        self.kept = False
 
     @property
     def gain(self) -> nn.Parameter | None:
