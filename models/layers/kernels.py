@@ -9,7 +9,6 @@ parameter within each backward, where DDP waits for them, and are added in the o
 `kept_kernels` they outlive it. What runs compiled or traced is left to the compiler, which fuses each kernel by itself.
 """
 
-import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.layers.convolution import Given, StandardizedConv2d
+from models.layers.fused import runs_kernels
 
 try:
     from models.layers import triton_standardization
@@ -164,7 +164,7 @@ def _fits(conv: StandardizedConv2d) -> bool:
     if triton_standardization is None or conv.coefficients is None or weight.dtype is not torch.float32:
         return False
     whole = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
-    return whole and (weight.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+    return whole and runs_kernels(weight)
 
 
 class _InOneLaunch(torch.autograd.Function):
