@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from utils.config import LossConfig
 from utils.errors import UsageError
@@ -53,7 +52,8 @@ def build_mixing(config: LossConfig, seed: int, classes: int, epochs: int, steps
         draws = draw(config, (seed, step, shard), len(labels), images.shape[2:])
         if not draws.mixed.any():
             return images, labels
-        return mix(images, one_hot(labels, classes).to(images.dtype), draws)
+        whole = torch.zeros(len(labels), classes, dtype=images.dtype, device=images.device)
+        return mix(images, whole.scatter_(1, labels[:, None], 1.0), draws)  # one_hot would look at the labels
 
     return mixing
 
