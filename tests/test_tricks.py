@@ -79,6 +79,22 @@ def test_tricks_resume_bit_exactly(trick: str, plain: str, teacher: Path, image_
     assert final(tmp_path / "killed") == final(tmp_path / "alone") != plain
 
 
+TOGETHER = """--mixup 0.2 --cutmix 1 --mix-per image --label-smoothing 0.1 --teacher resnet20
+--teacher-weights {teacher} --model-ema --model-ema-warmup ratio --swa 1 --dropout 0.2 --drop-path 0.2 --drop-block 0.3
+--ghost-batch 8 --precise-bn 2 --lookahead 3 0.5 --sam 0.05 --gc all --clip-grad 0.02 --clip-mode agc
+--wd-skip norm bias --auto-augment ra --cutout square --random-erasing 0.3 --repeated-aug 2 --exact"""
+
+
+def test_tricks_together_have_the_same_bits_on_one_and_two_processes(
+    teacher: Path, image_lmdb: Path, tmp_path: Path
+) -> None:
+    flags = [*RUN.split(), *TOGETHER.format(teacher=teacher).split(), "--data-dir", str(image_lmdb), "--shards", "2"]
+    for processes in (1, 2):
+        run = launching.run(processes, [*flags, "--output-dir", str(tmp_path / f"{processes}")], tmp_path)
+        assert set(run.codes) == {0}, run.text
+    assert final(tmp_path / "1") == final(tmp_path / "2")
+
+
 def test_resume_with_another_teacher_is_refused_and_the_teacher_is_not_in_the_checkpoint(
     teacher: Path, image_lmdb: Path, tmp_path: Path
 ) -> None:

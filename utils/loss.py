@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from utils.config import LossConfig
 from utils.errors import UsageError
@@ -46,8 +46,8 @@ def _refuse_unused(config: LossConfig) -> None:
 def _binary(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
     """Smoothed first, then compared with the threshold, as timm does."""
     classes = logits.shape[1]
-    wanted = (targets if targets.ndim == 2 else one_hot(targets, classes)).to(logits.dtype)
-    wanted = (1 - config.label_smoothing) * wanted + config.label_smoothing / classes
+    wanted = targets if targets.ndim == 2 else torch.zeros_like(logits).scatter_(1, targets[:, None], 1.0)
+    wanted = (1 - config.label_smoothing) * wanted.to(logits.dtype) + config.label_smoothing / classes
     if config.bce_threshold is not None:
         wanted = (wanted > config.bce_threshold).to(logits.dtype)
     loss = binary_cross_entropy_with_logits(logits, wanted)
