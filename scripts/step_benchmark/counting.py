@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from utils.precision import allow_tf32
+
 COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}  # past all caches
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
@@ -77,7 +79,7 @@ def measure_rates(device: str, precision: str, threads: int) -> Rates:
     side = SIDE[device]
     matrix = torch.randn(side, side, device=device).to(COMPUTE[precision])
     if device == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+        allow_tf32(precision == "tf32")
     copying = _seconds(lambda: target.copy_(source), device)
     multiplying = _seconds(lambda: matrix @ matrix, device)
     return Rates(2 * COPY_BYTES[device] / copying, side**3 / multiplying)
