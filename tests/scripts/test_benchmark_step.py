@@ -190,6 +190,18 @@ def test_a_turn_holds_the_steps_asked_for_and_the_loop_waits_for_it(monkeypatch:
     assert second["turn"]["losses"][-1] == taken - 1 == before + 2 * warming + 5 - 1
 
 
+def test_more_steps_than_a_loop_has_are_refused_and_whole_steps_of_all_divide_a_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(benchmark_step, "Runner", FakeRunner)
+    alone = [*TINY, "--norms", "bn", "--peers", "none", "--output", tmp_path / "bars.png"]
+    assert command(*alone, "--steps", 4000) == 2
+    assert "--steps 4000 with --repeats 5 is too much; at most 775" in capfd.readouterr().err
+    assert command(*alone, "--steps", 3, "--extras") == 0
+    told = capfd.readouterr().out
+    assert "5 rounds of 4 batches each" in told and told.count("| ours+mixup bn ") == 2
+
+
 class Enough(Exception):
     """The end of a loop that would go on for ever."""
 
