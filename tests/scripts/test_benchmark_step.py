@@ -166,6 +166,21 @@ def test_counting_knows_bytes_products_and_limits():
     assert (counted.operations, counted.moved, counted.multiply_adds) == (1, 2 * 4 * out.numel(), 0)
 
 
+def test_what_an_operation_reads_twice_counts_twice():
+    images, gain = torch.randn(2, 4, 8, 8, requires_grad=True), torch.ones(4)
+    with Counting(Rates(1e9, 1e9)) as counted:
+        out = F.batch_norm(images, None, None, gain, gain, training=True)
+    statistics = 2 * gain.numel() + 2 * gain.numel()  # gain and bias in, mean and deviation out
+    assert counted.moved == 4 * (3 * images.numel() + statistics)
+    with torch.no_grad(), Counting(Rates(1e9, 1e9)) as counted:
+        F.batch_norm(images, gain, gain, gain, gain)
+    assert counted.moved == pytest.approx(4 * 2 * images.numel(), abs=4 * 8 * gain.numel())
+    ones = torch.ones_like(out)
+    with Counting(Rates(1e9, 1e9)) as counted:
+        out.backward(ones)
+    assert counted.moved == pytest.approx(4 * 5 * images.numel(), abs=4 * 8 * gain.numel())
+
+
 def test_a_turn_holds_the_steps_asked_for_and_the_loop_waits_for_it(monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
 
