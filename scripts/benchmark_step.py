@@ -35,9 +35,22 @@ from models import NETWORKS
 from models.layers.normalization import NORMALIZATIONS
 from scripts.drawing import save_png
 from scripts.step_benchmark.chart import draw
-from scripts.step_benchmark.contenders import ALL, EXTRAS, NAMES, OURS, PEER_NORM, PEERS, PLAIN, Contender, Setup
+from scripts.step_benchmark.contenders import (
+    ALL,
+    EXTRAS,
+    NAMES,
+    OURS,
+    PEER_NORM,
+    PEERS,
+    PLAIN,
+    STEPS_IN_ALL,
+    Contender,
+    Setup,
+    told,
+)
 from scripts.step_benchmark.counting import Rates, measure_rates
 from scripts.step_benchmark.likeness import likeness
+from scripts.step_benchmark.ratios import coverage, left_out
 from scripts.step_benchmark.report import Score, costs, fault, machine, records, table
 from scripts.step_benchmark.rounds import Facts, Runner, Turn, run_rounds
 from utils.config.strict import STRICT
@@ -52,7 +65,7 @@ NOBODY = "none"
 TURN_SECONDS = {"cpu": 6.0, "cuda": 1.5}  # of the slowest contender, where --steps does not say how many
 QUICK_SECONDS = {"cpu": 1.5, "cuda": 0.5}
 REPEATS, QUICK_REPEATS = 5, 3
-FEWEST_STEPS = 2
+FEWEST_STEPS, SPARE_STEPS = 2, 25  # of a turn; and for each turn, to begin with and to warm up
 
 
 @checked(frozen=True, config=STRICT)
@@ -164,6 +177,11 @@ def words(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(word for joined in given for word in joined.split(",") if word))
 
 
+def rounds_of(config: BenchmarkConfig) -> int:
+    """Turns of each contender."""
+    return config.repeats or (QUICK_REPEATS if config.quick else REPEATS)
+
+
 def check_outputs(config: BenchmarkConfig) -> None:
     """UsageError before the minutes of measuring if the results could not be written after them."""
     for flag, path in (("--json", config.json), ("--output", config.output)):
@@ -188,8 +206,9 @@ class Measurement:
                 runners.append(_start(setup, folder / str(number)))
                 running.callback(runners[-1].close)
             steps = self._steps(runners)
-            say(f"{self.group}: {self._repeats} rounds of {steps} batches each")
-            turns = run_rounds(runners, self._repeats, steps, self._tell_turn)
+            rounds = rounds_of(self.config)
+            say(f"{self.group}: {rounds} rounds of {steps} batches each")
+            turns = run_rounds(runners, rounds, steps, self._tell_turn)
         facts = {runner.name: runner.facts for runner in runners} | witnesses
         return _judged([_score(runner, turns[runner.name], steps, facts) for runner in runners], facts)
 
@@ -225,24 +244,24 @@ class Measurement:
                 found[runner.name] = runner.facts
         return found
 
-    @property
-    def _repeats(self) -> int:
-        return self.config.repeats or (QUICK_REPEATS if self.config.quick else REPEATS)
-
     def _steps(self, runners: Sequence[Runner]) -> int:
         """Batches of a turn, which whole steps of all contenders divide."""
         shards = max(runner.contender.shards for runner in runners)
         seconds = (QUICK_SECONDS if self.config.quick else TURN_SECONDS)[self.place.device]
         longest = max(runner.facts.step_seconds / runner.contender.shards for runner in runners)
+        rounds = rounds_of(self.config)
+        most = (STEPS_IN_ALL // rounds - SPARE_STEPS) // shards * shards
+        if (self.config.steps or 0) > most:
+            raise UsageError(f"--steps {self.config.steps} with --repeats {rounds} is too much; at most {most}")
         steps = self.config.steps or max(FEWEST_STEPS, round(seconds / longest))
-        return -(-steps // shards) * shards
+        return min(-(-steps // shards) * shards, most)
 
     def _tell_turn(self, number: int, name: str, turn: Turn) -> None:
         say(f"round {number + 1}: {name:30} {turn.seconds:7.2f} s")
 
 
 def _start(setup: Setup, folder: Path) -> Runner:
-    say(f"starting {setup.contender} {setup.norm} ({ALL[setup.contender].how})")
+    say(f"starting {setup.contender} {setup.norm} ({told(setup)})")
     try:
         return Runner(setup, folder)
     except TrainingError as error:
@@ -274,16 +293,18 @@ def tell(panels: dict[str, list[Score]], config: BenchmarkConfig, place: Place) 
             say(f"\n{title}\n{table(scores)}")
         if any(one.contender.name in EXTRAS for one in scores):
             say(f"\n{costs(scores)}")
-    told = {title: scores for title, scores in panels.items() if scores}
+    worth = {title: scores for title, scores in panels.items() if scores}
+    rounds = rounds_of(config)
+    certainty = f"an interval holds with probability {coverage(rounds, left_out(rounds)):.2f}"
+    say(f"\nmedians of {rounds} rounds; {certainty}")
     settings = f"batches of {config.batch} random images of {config.img_size} pixels; {machine(*place)}"
-    say(f"\n{settings}")
+    say(settings)
     if config.json:
-        write_json(config.json, [record for scores in told.values() for record in records(scores)])
+        write_json(config.json, [record for scores in worth.values() for record in records(scores)])
         say(str(config.json))
-    if told:
-        save_png(
-            draw({f"{title}, images per second": scores for title, scores in told.items()}, settings), config.output
-        )
+    if worth:
+        titles = {f"{title}, images per second": scores for title, scores in worth.items()}
+        save_png(draw(titles, settings), config.output)
         say(str(config.output))
 
 

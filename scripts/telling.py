@@ -41,12 +41,14 @@ class Telling:
 
     def step(self, step: int, norm: Tensor) -> None:
         """Have read what the steps since the last log line amount to, `step` being the last and `norm` its gradient's;
-        tell it when it is here, and stop a run that no longer learns."""
+        tell it when it is here, that of an epoch's end at once, and stop a run that no longer learns."""
         done, seconds = step + 1, self.watch.interval()
         steps, self.asked = done - self.asked, done
         sums, precision = self.sums.take(self.network.world), self.network.precision.numbers()
         numbers = {**sums, **precision, "norm": norm}
         self.readings.ask(numbers, lambda found: self._tell(step, steps, found, seconds))
+        if done % self.report.progress.steps_per_epoch == 0:
+            self.readings.flush()
 
     def _tell(self, step: int, steps: int, found: Found, seconds: Seconds) -> None:
         self.watch.look()
@@ -75,8 +77,7 @@ class Telling:
         self.report.flush()
 
     def validated(self, scores: dict[str, Values]) -> None:
-        """`scores` by network, after what comes before them."""
-        self.readings.flush()
+        """`scores` by network."""
         self.report.validated(self.position.step, scores)
 
     def epoch_ended(self) -> None:

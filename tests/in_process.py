@@ -26,11 +26,12 @@ def whole_process() -> Iterator[None]:
 
 
 def opened(folder: Path, flags: str, device: str = "cpu") -> Run:
-    """A run in `folder`/run, about to take its first step."""
+    """A run in `folder`/run, about to take its first step. It stays as it is opened: `train` does not open it anew."""
     config, _ = settings_from([*SMALL.split(), *flags.split(), "--device", device, "--output-dir", str(folder / "run")])
     ending = Ending()
     ending.world = distributed.start(config.training)
     run = assemble_run(config, ending)
     run.open()
+    run.open = lambda: None
     run.network.model.train()
     return run

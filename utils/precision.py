@@ -6,6 +6,7 @@ GradScaler halves its scale to zero without a word, and the first good batch aft
 """
 
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
@@ -32,8 +33,7 @@ class Precision:
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         _check(self.name, device)
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-            backend.fp32_precision = "tf32" if self.name == "tf32" else "ieee"
+        allow_tf32(self.name == "tf32")
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of a forward pass."""
@@ -110,6 +110,16 @@ class Precision:
         if self.scaler.is_enabled() and scaler:
             fixed = {"scale": self.static_scale} if self.static_scale else {}  # one changed by leave is the new one
             self.scaler.load_state_dict(scaler | fixed)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU may compute float32 products in TF32; if not, they are IEEE's.
+
+    By torch's older switches: its compiler reads them, and raises where they were passed over for `fp32_precision`
+    (torch 2.15: `cudnn.allow_tf32` after "ieee", `matmul.allow_tf32` after "tf32").
+    """
+    warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # torch 2.9 to 2.11 say so
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _scaler(static_scale: float | None, device: torch.device, enabled: bool) -> torch.amp.GradScaler:

@@ -27,16 +27,17 @@ except ImportError:  # there are builds of torch without triton
 
 Convolutions = list[StandardizedConv2d]
 Kernels = dict[StandardizedConv2d, Tensor]
+Method = Callable[[Convolutions], Kernels]  # it may leave some out, which then compute their own
 
 
-def standardize_together(model: nn.Module, kernels: str = "auto") -> bool:
+def standardize_together(model: nn.Module, method: Method) -> bool:
     """From now on each forward pass of `model`, and of its copies, begins with all its kernels, if it has any.
 
-    Parts of it that are called by themselves compute their own. `kernels` is ModelConfig's; returns whether it matters.
+    Parts of it that are called by themselves compute their own. Returns whether Triton could compute some.
     """
     convs = _convolutions(model)
     if convs:
-        model.register_forward_pre_hook(partial(_give, METHODS[kernels]()))
+        model.register_forward_pre_hook(partial(_give, method))
         model.register_forward_hook(_take_back, always_call=True)
     return any(conv.coefficients for conv in convs)
 
@@ -62,13 +63,13 @@ def _convolutions(model: nn.Module) -> Convolutions:
     return [module for module in model.modules() if isinstance(module, StandardizedConv2d)]
 
 
-def _give(method: Callable[[Convolutions], Kernels], model: nn.Module, inputs: object) -> None:
+def _give(method: Method, model: nn.Module, inputs: object) -> None:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     convs = [conv for conv in _convolutions(model) if not conv.weight.is_inference()]  # those have no versions
     if all(conv.given is not None and conv.given.state == conv.state() for conv in convs):
         return
-    for conv, kernel in method(convs).items():  # which may leave some to themselves
+    for conv, kernel in method(convs).items():
         conv.given = Given(conv.state(), kernel)
 
 
@@ -140,7 +141,7 @@ class TritonStandardization:
         for conv in convs:
             if _fits(conv):
                 fitting.setdefault(conv.compute_type(), []).append(conv)
-        done = [conv for group in fitting.values() for conv in group]
+        done = {conv for group in fitting.values() for conv in group}
         kernels = standardized([conv for conv in convs if conv not in done])
         for dtype, group in fitting.items():
             gained = [i for i, conv in enumerate(group) if conv.gain is not None]
@@ -210,4 +211,8 @@ def by_device(convs: Convolutions) -> Kernels:
 
 
 # auto is not Triton's as long as no GPU has measured it.
-METHODS = {"auto": lambda: by_device, "plain": lambda: standardized, "triton": TritonStandardization}
+METHODS: dict[str, Callable[[], Method]] = {
+    "auto": lambda: by_device,
+    "plain": lambda: by_device,
+    "triton": TritonStandardization,
+}

@@ -51,7 +51,9 @@ class Maker(Protocol):
 
     def act(self, own: str = "relu") -> nn.Module: ...
 
-    def norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module]: ...
+    def norm_act(
+        self, channels: int, act: str = "relu", conv: nn.Module | None = None
+    ) -> tuple[nn.Module, nn.Module]: ...
 
     def attention(self, channels: int) -> nn.Module: ...
 
@@ -175,9 +177,11 @@ class OctaveLayers:
     def act(self, own: str = "relu") -> nn.Module:
         return BothFrequencies(self.layers.act(own))
 
-    def norm_act(self, channels: Channels, act: str = "relu") -> tuple[nn.Module, nn.Module]:
+    def norm_act(
+        self, channels: Channels, act: str = "relu", conv: nn.Module | None = None
+    ) -> tuple[nn.Module, nn.Module]:
         if isinstance(channels, int):
-            return self.layers.norm_act(channels, act)
+            return self.layers.norm_act(channels, act, conv)
         (high, shared), (low, _) = (self.layers.norm_act(number, act) for number in channels)
         return EachFrequency(high, low), BothFrequencies(shared)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 CLASSES = 1000
 WEIGHT_DECAY, RATE, MOMENTUM = 1e-4, 0.02, 0.9  # of all; a rate at which the loss falls without a warm-up
 SEED = 0
+STEPS_IN_ALL = 4000  # that a loop can take: an epoch of ours has so many
 PLAIN = "ours"
 PEER_NORM = "bn"  # of the peers' networks where they have none with ours
 
@@ -83,12 +84,11 @@ EXTRAS = _table(
     _ours("ours+label-smoothing", *_EAGER, "--label-smoothing", "0.1"),
     _ours("ours+mixup", *_EAGER, "--mixup", "0.2"),
 )
-_TIMM = "--opt sgd --weight-decay 1e-4 --smoothing 0 --pin-mem --channels-last, --amp by precision"
-_TORCHVISION = "--wd 1e-4, --amp by precision"
+_TIMM = "--opt sgd --weight-decay 1e-4 --smoothing 0 --pin-mem --channels-last"
 PEERS = _table(
     Contender("timm", "with_timm", f"its train.py: {_TIMM}", package="timm"),
     Contender("timm-compile", "with_timm", f"the same with --torchcompile: {_TIMM}", eager="timm", package="timm"),
-    Contender("torchvision", "with_torchvision", f"its references/classification/train.py: {_TORCHVISION}"),
+    Contender("torchvision", "with_torchvision", "its references/classification/train.py: --wd 1e-4"),
     Contender("torchvision-channels-last", "with_torchvision", "the same with network and images in channels_last"),
 )
 ALL: Mapping[str, Contender] = OURS | EXTRAS | PEERS
@@ -116,4 +116,18 @@ TORCHVISION_NAMES: dict[tuple[str, str], str] = {
         *("mobilenet_v3_small", "efficientnet_b0", "densenet121", "shufflenet_v2_x1_0"),
     )
 }
+# The flags of an arithmetic; of peers, fp32 and tf32 are torch's settings.
+PRECISIONS = {
+    "with_timm": {"bf16": "--amp --amp-dtype bfloat16", "fp16": "--amp"},
+    "with_torchvision": {"bf16": "--amp, with bfloat16, which its script has not", "fp16": "--amp"},
+}
+
+
+def told(setup: Setup) -> str:
+    """All that a contender is run with, in flags."""
+    row = ALL[setup.contender]
+    own = f"--precision {setup.precision}" if row.is_ours else PRECISIONS[row.module].get(setup.precision, "")
+    return " ".join(filter(None, (row.how, own)))
+
+
 NAMES = {"with_timm": TIMM_NAMES, "with_torchvision": TORCHVISION_NAMES}

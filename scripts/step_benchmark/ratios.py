@@ -28,14 +28,18 @@ class Ratio(NamedTuple):
 def ratio(seconds: Sequence[float], others: Sequence[float]) -> Ratio:
     """How many times as fast as another a contender is, from the seconds of both in each round."""
     values = sorted(other / own for own, other in zip(seconds, others, strict=True))
-    left_out = max(k for k in range((len(values) + 1) // 2) if k == 0 or coverage(len(values), k) >= COVERAGE)
-    low, high = values[left_out], values[-1 - left_out]
-    return Ratio(median(values), low, high, coverage(len(values), left_out))
+    ends = left_out(len(values))
+    return Ratio(median(values), values[ends], values[-1 - ends], coverage(len(values), ends))
 
 
-def coverage(count: int, left_out: int) -> float:
-    """The probability that the median lies between `count` values without so many smallest and largest ones."""
-    return 1 - 2 * sum(comb(count, i) for i in range(left_out + 1)) / 2**count
+def left_out(count: int) -> int:
+    """How many of `count` values lie beyond each end of their median's interval."""
+    return max(k for k in range((count + 1) // 2) if k == 0 or coverage(count, k) >= COVERAGE)
+
+
+def coverage(count: int, ends: int) -> float:
+    """The probability that the median lies between `count` values without `ends` smallest and largest."""
+    return 1 - 2 * sum(comb(count, i) for i in range(ends + 1)) / 2**count
 
 
 def cost(seconds: Sequence[float], plain: Sequence[float]) -> Ratio:

@@ -12,7 +12,7 @@ from statistics import fmean, median
 
 import torch
 
-from scripts.step_benchmark.contenders import EXTRAS, OURS, PEER_NORM, PLAIN, Contender, Setup
+from scripts.step_benchmark.contenders import EXTRAS, OURS, PEER_NORM, PLAIN, Contender, Setup, told
 from scripts.step_benchmark.ratios import Ratio, cost, ratio
 from scripts.step_benchmark.resident import COUNT
 from scripts.step_benchmark.rounds import Facts, Turn
@@ -199,7 +199,7 @@ def _record(one: Score, ratios: Mapping[str, Ratio], peers: Mapping[str, Score])
         "kernels": one.facts.kernels,
         "start_s": round(one.facts.start_seconds, 2),
         "loss": [round(loss, 4) for loss in one.fall],
-        "flags": one.contender.how,
+        "flags": told(setup),
     }
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from data.batches import Batch
+from data.loaders import VALIDATION_SHARE
 from data.order import Request
 from scripts.assembly import assemble_run, settings_from
-from scripts.step_benchmark.contenders import CLASSES, RATE, SEED, WEIGHT_DECAY, Setup
+from scripts.step_benchmark.contenders import CLASSES, RATE, SEED, STEPS_IN_ALL, WEIGHT_DECAY, Setup
 from scripts.step_benchmark.pacing import Pace
 from scripts.step_benchmark.resident import ResidentLoader, resident
 from train_dist import evaluate, train_epoch
@@ -19,17 +20,16 @@ from utils import distributed
 from utils.distillation import Criterion
 from utils.ending import Ending
 
-STEPS = 4000  # of an epoch, more than are ever taken
-
 
 def arguments(setup: Setup, folder: Path) -> list[str]:
-    """The command line of such a run."""
+    """The command line of such a run. Synthetic images of a validation are a tenth."""
+    images = STEPS_IN_ALL * setup.batch_size * (VALIDATION_SHARE if setup.infer else 1)
     common = {
         "model": setup.network,
         "norm": setup.norm,
         "precision": setup.precision,
         "loader": "synthetic",
-        "synthetic-images": STEPS * setup.batch_size,
+        "synthetic-images": images,
         "synthetic-classes": CLASSES,
         "img-size": setup.img_size,
         "val-crop": setup.img_size,

@@ -166,6 +166,21 @@ def test_counting_knows_bytes_products_and_limits():
     assert (counted.operations, counted.moved, counted.multiply_adds) == (1, 2 * 4 * out.numel(), 0)
 
 
+def test_what_an_operation_reads_twice_counts_twice():
+    images, gain = torch.randn(2, 4, 8, 8, requires_grad=True), torch.ones(4)
+    with Counting(Rates(1e9, 1e9)) as counted:
+        out = F.batch_norm(images, None, None, gain, gain, training=True)
+    statistics = 2 * gain.numel() + 2 * gain.numel()  # gain and bias in, mean and deviation out
+    assert counted.moved == 4 * (3 * images.numel() + statistics)
+    with torch.no_grad(), Counting(Rates(1e9, 1e9)) as counted:
+        F.batch_norm(images, gain, gain, gain, gain)
+    assert counted.moved == pytest.approx(4 * 2 * images.numel(), abs=4 * 8 * gain.numel())
+    ones = torch.ones_like(out)
+    with Counting(Rates(1e9, 1e9)) as counted:
+        out.backward(ones)
+    assert counted.moved == pytest.approx(4 * 5 * images.numel(), abs=4 * 8 * gain.numel())
+
+
 def test_a_turn_holds_the_steps_asked_for_and_the_loop_waits_for_it(monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
 
@@ -188,6 +203,18 @@ def test_a_turn_holds_the_steps_asked_for_and_the_loop_waits_for_it(monkeypatch:
     assert ready["ready"]["losses"] == list(range(EQUAL_STEPS))
     assert first["turn"]["losses"] == [*range(before, before + warming + 3)]
     assert second["turn"]["losses"][-1] == taken - 1 == before + 2 * warming + 5 - 1
+
+
+def test_more_steps_than_a_loop_has_are_refused_and_whole_steps_of_all_divide_a_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(benchmark_step, "Runner", FakeRunner)
+    alone = [*TINY, "--norms", "bn", "--peers", "none", "--output", tmp_path / "bars.png"]
+    assert command(*alone, "--steps", 4000) == 2
+    assert "--steps 4000 with --repeats 5 is too much; at most 775" in capfd.readouterr().err
+    assert command(*alone, "--steps", 3, "--extras") == 0
+    told = capfd.readouterr().out
+    assert "5 rounds of 4 batches each" in told and told.count("| ours+mixup bn ") == 2
 
 
 class Enough(Exception):

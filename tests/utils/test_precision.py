@@ -14,7 +14,7 @@ from utils.config import OptimConfig, TrainingConfig
 from utils.distributed import World
 from utils.errors import EnvironmentFault, NumericsError, UsageError
 from utils.optim import build_optimizer, parameter_groups, set_rate
-from utils.precision import Precision, refuse_unscaled
+from utils.precision import Precision, allow_tf32, refuse_unscaled
 from utils.replication import replicate
 
 CPU = torch.device("cpu")
@@ -342,6 +342,19 @@ def test_precision_names_what_is_stored_and_what_computes(
     assert found.storage == storage
     with found.autocast():
         assert nn.Linear(2, 2, dtype=storage)(torch.ones(1, 2, dtype=storage)).dtype == compute
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_one_switch_for_all_who_ask(allowed: bool) -> None:
+    """torch's own two ways to ask, and what its compiler asks."""
+    allow_tf32(allowed)
+    backends = torch.backends
+    found = [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
+    found += [one.fp32_precision == "tf32" for one in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]
+    found.append(torch.get_float32_matmul_precision() == "high")
+    assert found == [allowed] * 6
+    Precision(TrainingConfig(precision="bf16"), CPU)
+    assert not backends.cuda.matmul.allow_tf32 and not backends.cudnn.allow_tf32
 
 
 def test_tf32_needs_a_gpu_that_has_it() -> None:

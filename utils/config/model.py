@@ -88,4 +88,4 @@ class ModelConfig:
     """pws: gains start from the first batch's variance (data) or at one"""
     kernels: Literal["auto", "plain", "triton"] = "auto"
     """norms with their ReLU and addition, and all weights of ws, a1 and pws, by torch's operations (plain) or as one
-    kernel each way on a GPU (triton); auto is plain, with weights on a CPU layer by layer"""
+    kernel each way on a GPU (triton); auto is plain"""

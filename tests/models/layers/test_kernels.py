@@ -23,7 +23,10 @@ NORMS = ("pws", "ws_bn", "a1", "wn")
 def network(model: str = "resnet20", dtype: torch.dtype = torch.float32, **settings: object) -> nn.Module:
     """A network as after some steps, in the layout of training."""
     torch.manual_seed(0)
-    model = build_model(ModelConfig(model=model, **{"norm": "pws", "kernels": "plain", **settings}), 10)
+    model = build_model(ModelConfig(model=model, **{"norm": "pws", **settings}), 10)
+    if "kernels" not in settings:
+        model = alone(model)
+        standardize_together(model, standardized)  # on a CPU too
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
     return model.to(dtype).to(memory_format=torch.channels_last)
@@ -268,7 +271,7 @@ def test_kinds_are_not_mixed() -> None:
     torch.manual_seed(0)
     kinds = (PWSConv2d, WSConv2d, WNConv2d, PWSConv2d, WSConv2d, WNConv2d)
     model = nn.Sequential(*(kind(3, 3, 3, padding=1) for kind in kinds)).double()
-    standardize_together(model)
+    standardize_together(model, standardized)
     x = images(torch.float64)[:, :3]
     assert_equal(answers(model, torch.float64, x), answers(alone(model), torch.float64, x))
 
@@ -276,7 +279,7 @@ def test_kinds_are_not_mixed() -> None:
 def test_a_compiled_network_gives_the_same() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(PWSConv2d(3, 4, 3), nn.ReLU(), WSConv2d(4, 2, 1))
-    standardize_together(model, "plain")
+    standardize_together(model, standardized)
     expected = answers(alone(model), torch.float32, images())
     model.compile(backend="eager", fullgraph=True)
     assert_equal(answers(model, torch.float32, images()), expected)
@@ -368,7 +371,7 @@ def test_tables_follow_the_weights_and_are_not_copied(device: torch.device) -> N
 
     torch.manual_seed(0)
     model = nn.Sequential(PWSConv2d(3, 4, 3), nn.ReLU(), WSConv2d(4, 2, 1)).to(device)
-    assert standardize_together(model, "triton")
+    assert standardize_together(model, TritonStandardization())
     method = next(iter(model._forward_pre_hooks.values())).args[0]
     x = images().to(device)
     assert error() < 1e-5
@@ -389,8 +392,9 @@ def test_float64_is_always_plain(device: torch.device) -> None:
 
 
 @torch.no_grad()
-def test_on_a_cpu_auto_is_alone_in_training_and_together_in_an_evaluation() -> None:
-    model = network(kernels="auto")
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+def test_on_a_cpu_kernels_are_alone_in_training_and_together_in_an_evaluation(kernels: str) -> None:
+    model = network(kernels=kernels)
     with Count() as count:
         model(images())
     assert count.names.count("cat") == 0
