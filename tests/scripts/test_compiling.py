@@ -30,7 +30,9 @@ GPU = dataclasses.replace(ALONE, device=torch.device("cuda"))
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
+def restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The process as it was, and nothing in the user's cache."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch._dynamo.reset()
     with whole_process():
         yield
