@@ -13,7 +13,9 @@ class GroupNorm(nn.GroupNorm):
     """Group normalization (Wu and He, arXiv 1803.08494) that gives back what type it takes, under autocast too.
 
     ATen's kernels add up half precision in float32. On a CPU they also keep mean and deviation in it, as long as the
-    gains are in it; on CUDA they round both to the type of the activations, and want the gains in that type.
+    gains are in it. On CUDA they round both to the type of the activations, and want the gains in that type: in
+    bfloat16 an error of 2.4e-3 in the place of 1.7e-3 where the mean is zero, and 7.6e-3 where it is four deviations
+    (computed on a CPU); `fused.FusedGroupNorm` keeps them in float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from in_process import SMALL, opened, whole_process
-from torch import Tensor, nn
+from torch import Tensor
 
 import train_dist
-from models import NETWORKS, kept_kernels, standardize_together
-from models.layers.convolution import PWSConv2d
+from models import NETWORKS, build_model, kept_kernels
 from models.resnet import basic, cifar
 from scripts.assembly import settings_from
 from scripts.compiling import AUTO, misfit, refuse_compilation
 from scripts.settling import settled
 from utils import compiling
 from utils.checkpoint import Found, load_checkpoint
+from utils.config import ModelConfig
 from utils.distributed import World
 from utils.errors import EnvironmentFault, UsageError
 from utils.log import read_history
@@ -30,7 +30,9 @@ GPU = dataclasses.replace(ALONE, device=torch.device("cuda"))
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
+def restored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The process as it was, and nothing in the user's cache."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch._dynamo.reset()
     with whole_process():
         yield
@@ -80,12 +82,11 @@ def test_a_run_compiles_before_its_first_step_and_never_again(
         assert ours and ours == pytest.approx(theirs, rel=2e-2), name  # bf16, and kernels one by one
 
 
-def test_kernels_that_come_and_go_compile_nothing_anew(graphs: list[str]) -> None:
-    model = nn.Sequential(PWSConv2d(3, 4, 3), nn.ReLU(), PWSConv2d(4, 4, 3))
-    standardize_together(model, "auto")
+def test_kernels_that_come_and_go_compile_nothing_anew(small: str, graphs: list[str]) -> None:
+    model = build_model(ModelConfig(model="resnet8", norm="pws"), 4)
     average = copy.deepcopy(model).requires_grad_(False)
     compiling.compile_networks([model, average], "default")
-    images, made = torch.randn(2, 3, 8, 8), []
+    images, made = torch.randn(2, 3, 16, 16), []
     for _ in range(2):
         model.train()(images).sum().backward()
         for measured in (model, average):
