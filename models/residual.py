@@ -99,7 +99,7 @@ class Block(nn.Module):
             self.branch.append("drop_path")
         self.ending = None  # the name of what adds the shortcut too, and activates
         if order.act_last:
-            self.act, self.closing = layers.act(), ["act"]
+            self.act, self.closing = layers.act(in_place=True), ["act"]
             if self._fuse_ending(len(convs), self.act, layers):
                 self.act = nn.Identity()
         elif order.norm_first:
@@ -118,7 +118,7 @@ class Block(nn.Module):
         if self.ending is not None:
             opened = self._run(self.branch, opened)
             return self._run(self.closing, getattr(self, self.ending)(opened, identity))
-        return self._run(self.closing, self._run(self.branch, opened) + identity)
+        return self._run(self.closing, added(self._run(self.branch, opened), identity))
 
     def _fuse_ending(self, last: int, act: nn.Module, layers: Layers) -> bool:
         """Let the last convolution or its norm add and apply `act`, if it can, and nothing stands between."""
@@ -135,6 +135,13 @@ class Block(nn.Module):
         for name in names:
             x = getattr(self, name)(x)
         return x
+
+
+def added(branch: Tensor, identity: Tensor) -> Tensor:
+    """Their sum, in the place of the branch, which nothing else needs, unless it has another type."""
+    if type(branch) is Tensor and branch.dtype == identity.dtype:
+        return branch.add_(identity)
+    return branch + identity
 
 
 def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.Module]:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from models.layers.activation import ACTIVATIONS
+from models.layers.activation import ACTIVATIONS, IN_PLACE
 from models.layers.attending import ATTENTIONS
 from models.layers.convolution import PWSConv2d
 from models.layers.deformable import deformable
@@ -74,10 +74,13 @@ class Layers:
             self.zero_gammas += 1
         return norm
 
-    def act(self, own: str = "relu") -> nn.Module:
-        """The activation: the user's, or else the network's `own`; never in place, a shortcut may need its input."""
+    def act(self, own: str = "relu", *, in_place: bool = False) -> nn.Module:
+        """The activation: the user's, or else the network's `own`; `in_place` where nothing else needs its input."""
         self.used.add("act")
-        return choose(ACTIVATIONS, own if self.config.act == "auto" else self.config.act, "--act")()
+        act = choose(ACTIVATIONS, own if self.config.act == "auto" else self.config.act, "--act")()
+        if isinstance(act, IN_PLACE):
+            act.inplace = in_place
+        return act
 
     def norm_act(self, channels: int, act: str = "relu", conv: nn.Conv2d | None = None) -> tuple[nn.Module, nn.Module]:
         """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights.
@@ -86,7 +89,8 @@ class Layers:
         """
         if self.row.fused:
             return self.row.fused(self.config)(channels), nn.Identity()
-        norm, act = self.norm(channels), self.act(act)
+        norm = self.norm(channels)
+        act = self.act(act, in_place=conv is not None or not isinstance(norm, nn.Identity))
         return norm, nn.Identity() if self.add_act(conv, norm, act) else act
 
     def add_act(self, conv: nn.Module | None, norm: nn.Module, act: nn.Module) -> nn.Module | None:
@@ -186,7 +190,7 @@ class Layers:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""
         if not self.row.ends:
             return None
-        norm, act = self.row.ends(channels), self.act(act)
+        norm, act = self.row.ends(channels), self.act(act, in_place=True)
         return norm, nn.Identity() if self.add_act(None, norm, act) else act
 
     def block_order(self, own: str) -> str:

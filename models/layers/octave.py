@@ -49,7 +49,7 @@ class Maker(Protocol):
 
     def norm(self, channels: int, *, last: bool = False) -> nn.Module: ...
 
-    def act(self, own: str = "relu") -> nn.Module: ...
+    def act(self, own: str = "relu", *, in_place: bool = False) -> nn.Module: ...
 
     def norm_act(
         self, channels: int, act: str = "relu", conv: nn.Module | None = None
@@ -174,8 +174,8 @@ class OctaveLayers:
             return self.layers.norm(channels, last=last)
         return EachFrequency(*(self.layers.norm(number, last=last) for number in channels))
 
-    def act(self, own: str = "relu") -> nn.Module:
-        return BothFrequencies(self.layers.act(own))
+    def act(self, own: str = "relu", *, in_place: bool = False) -> nn.Module:
+        return BothFrequencies(self.layers.act(own, in_place=in_place))
 
     def norm_act(
         self, channels: Channels, act: str = "relu", conv: nn.Module | None = None

@@ -15,6 +15,7 @@ from utils.optim.kinds import Kinds, kinds_of
 from utils.optim.layerwise import LAMB, LARS
 from utils.optim.listwise import Adan, Lion, ListOptimizer, RMSpropTF
 from utils.optim.lookahead import Lookahead
+from utils.optim.memory_order import MemoryOrderSGD
 from utils.optim.muon import ADAMW, MuonWithAdamW
 from utils.optim.shaping import Shaped, refuse_without_el2, shapes
 
@@ -84,7 +85,8 @@ def _refuse(config: OptimConfig, row: Row) -> None:
 
 def _sgd(groups: list[Group], values: Values, fused: bool, kinds: Kinds) -> Steps:
     """SGD as torch has it, fused: one pass over the weights, and steps that the device itself can skip."""
-    optimizer = torch.optim.SGD(groups, lr=0.0, fused=fused, **values)
+    kind = torch.optim.SGD if _on_gpu(groups) or not fused else MemoryOrderSGD
+    optimizer = kind(groups, lr=0.0, fused=fused, **values)
     if fused and _on_gpu(groups):
         keep_rate_on_device(optimizer)
     if values["momentum"]:  # torch would leave it uninitialized where the first step is skipped, as fp16's often is

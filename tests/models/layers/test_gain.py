@@ -26,7 +26,7 @@ def flagged(model: nn.Module) -> list[str]:
 def outputs_of(model: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
     found = {}
     for name in names:
-        model.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: found.update({name: y.detach()}))
+        model.get_submodule(name).register_forward_hook(lambda _, __, y, name=name: found.update({name: y.clone()}))
     with torch.no_grad():
         model(x)
     return found
