@@ -94,31 +94,36 @@ class RunningStatistics:
 
     def values(self) -> list[Tensor]:
         """One flat copy of all moving statistics, as a list of none or one tensor."""
-        return [torch.cat([buffer.reshape(-1) for buffer in self.moving])] if self.moving else []
+        return _flat(self.moving)
 
     def keep(self) -> None:
         """Remember where the step starts."""
-        self.start = self.values()
-        self.start_counters = [counter.clone() for counter in self.counters]
+        self.start, self.start_counters = self.values(), _flat(self.counters)
 
     def rewind(self) -> None:
         """Back to where the step started."""
         self.set(self.start)
-        if self.counters:
-            torch._foreach_copy_(self.counters, self.start_counters)
+        _spread(self.start_counters, self.counters)
 
     def keep_where(self, finite: Tensor) -> None:
         """Stay where the step started if `finite` is false, without asking the device."""
-        self.set([torch.where(finite, new, old) for new, old in zip(self.values(), self.start, strict=True)])
-        for counter, old in zip(self.counters, self.start_counters, strict=True):
-            counter.copy_(torch.where(finite, counter, old))
+        for buffers, start in ((self.moving, self.start), (self.counters, self.start_counters)):
+            _spread([torch.where(finite, new, old) for new, old in zip(_flat(buffers), start, strict=True)], buffers)
 
     def set(self, values: list[Tensor]) -> None:
-        if not values:
-            return
-        parts = values[0].split([buffer.numel() for buffer in self.moving])
-        views = [part.view_as(buffer) for part, buffer in zip(parts, self.moving, strict=True)]
-        torch._foreach_copy_(self.moving, views)
+        _spread(values, self.moving)
+
+
+def _flat(buffers: list[Tensor]) -> list[Tensor]:
+    return [torch.cat([buffer.reshape(-1) for buffer in buffers])] if buffers else []
+
+
+def _spread(values: list[Tensor], buffers: list[Tensor]) -> None:
+    """Back to where `_flat` took them from, in one operation."""
+    if not values:
+        return
+    parts = values[0].split([buffer.numel() for buffer in buffers])
+    torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
 
 
 def mean_in_bfloat16(ranks: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
