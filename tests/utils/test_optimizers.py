@@ -494,3 +494,31 @@ def test_flags_of_optimizers_are_read_from_a_command_line_and_a_recipe() -> None
     for wrong in ("--betas 1 0.9", "--lookahead 0 0.5", "--lookahead 5 0", "--sam 0", "--clip-mode agg", "--opt adam"):
         with pytest.raises(UsageError):
             read_config(wrong.split())
+
+
+@pytest.mark.parametrize("opt", ["sgd", "nesterov"])
+def test_sgd_in_the_order_of_memory_has_torchs_bits(opt: str) -> None:
+    torch.manual_seed(0)
+    shapes = ((64, 33, 3, 3), (16, 8, 1, 1), (10, 64), (64,))
+    weights = [torch.randn(shape) for shape in shapes]
+    gradients = [torch.randn(shape) for shape in shapes]
+    found = []
+    for is_ours in (True, False):
+        parameters = [
+            nn.Parameter(w.clone(memory_format=torch.channels_last) if w.ndim == 4 else w.clone()) for w in weights
+        ]
+        groups = [{"params": parameters, "weight_decay": 1e-2}]
+        settings = {"momentum": 0.9, "nesterov": opt == "nesterov"}
+        ours = (
+            build_optimizer(groups, OptimConfig(opt=opt))
+            if is_ours
+            else torch.optim.SGD(groups, fused=True, **settings)
+        )
+        for step in range(3):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient * (step + 1))
+            set_rate(ours, 0.1)
+            ours.found_inf = torch.tensor(float(step == 1))
+            ours.step()
+        found.append([p.detach() for p in parameters] + [ours.state[p]["momentum_buffer"] for p in parameters])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

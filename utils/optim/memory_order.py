@@ -15,6 +15,8 @@ class MemoryOrderSGD(torch.optim.SGD):
     def step(self) -> None:
         for group in self.param_groups:
             moving = [p for p in group["params"] if p.grad is not None]
+            if not moving:
+                continue
             triples = [_in_memory_order(p, p.grad, self.state[p].get("momentum_buffer")) for p in moving]
             weights, gradients, momenta = (list(tensors) for tensors in zip(*triples, strict=True))
             settings = {name: group[name] for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov")}
