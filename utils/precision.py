@@ -82,8 +82,6 @@ class Precision:
         values = {"amp/skipped_steps": int(self.skipped)}
         if self.scaler.is_enabled():
             values["amp/scale"] = self.scaler.get_scale()
-        if self.device.type == "cuda":
-            values["mem/peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return values
 
     def state_dict(self) -> dict[str, float | int]:
