@@ -9,16 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from asking import NeverAsked
 
-from models import build_model
 from scripts.assembly import assemble_run
 from scripts.inspect_checkpoint import content_sum
 from train_dist import finish_epoch, train_step
 from utils import distributed
 from utils.checkpoint import load_checkpoint
-from utils.config import Config, ModelConfig
+from utils.config import Config
 from utils.config.comparing import MAY_CHANGE
 from utils.config.parsing import read_config
 from utils.ending import Ending
@@ -135,24 +133,6 @@ ELSEWHERE |= {"conv_dropout", "on_bad_image", "shuffle", "shuffle_block", "shuff
 ELSEWHERE |= {"scale", "ratio", "pad", "hflip", "interpolation", "mean", "std", "synthetic_images", "synthetic_classes"}
 ELSEWHERE |= {"batch_size", "precision", "exact", "seed", "lr", "lr_base", "weight_decay", "epochs", "warmup_epochs"}
 ELSEWHERE |= {"init_from", "pretrained", "init_head"}
-
-
-class NeverAsked(TorchDispatchMode):
-    """Fails where the host waits for a number of the device."""
-
-    ASKING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default)
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        assert function not in self.ASKING, f"{function} in a step"
-        return function(*arguments, **keywords or {})
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    torch.save(build_model(ModelConfig(model="resnet20"), 4).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module")

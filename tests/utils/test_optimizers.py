@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from asking import NeverAsked
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.config import OptimConfig
 from utils.config.parsing import as_toml, config_from_settings, read_config
@@ -210,14 +210,6 @@ def test_a_loaded_state_goes_on_bit_exactly(name: str) -> None:
     take(optimizer, weights, 3)
     take(resumed, copies, 3)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(weights, copies, strict=True))
-
-
-class NeverAsked(TorchDispatchMode):
-    """Refuses what would wait for a device: numbers out of tensors, and shapes that depend on values."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default), function
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "adamw-unfused"])  # counts on the host, on a CPU
