@@ -11,7 +11,9 @@ from PIL import Image
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is first imported, as torchvision does
 
+from models import build_model
 from scripts.generate_lmdb import BuildConfig, generate
+from utils.config import ModelConfig
 
 CLASSES, TRAIN, VAL, SIDE = 4, 40, 197, 16
 
@@ -51,3 +53,12 @@ def image_lmdb(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     target = tmp_path_factory.mktemp("lmdb") / "lmdb"
     generate(BuildConfig(image_folder, target, workers=1))
     return target
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a ResNet-20 of 4 classes that was not trained: it need not know anything to be listened to."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
+    torch.save(build_model(ModelConfig(model="resnet20"), CLASSES).state_dict(), path)
+    return path

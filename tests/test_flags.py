@@ -9,16 +9,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from asking import NeverAsked
 
-from models import build_model
 from scripts.assembly import assemble_run
 from scripts.inspect_checkpoint import content_sum
 from train_dist import finish_epoch, train_step
 from utils import distributed
 from utils.checkpoint import load_checkpoint
-from utils.config import Config, ModelConfig
+from utils.config import Config
 from utils.config.comparing import MAY_CHANGE
 from utils.config.parsing import read_config
 from utils.ending import Ending
@@ -136,14 +134,6 @@ ELSEWHERE |= {"scale", "ratio", "pad", "hflip", "interpolation", "mean", "std", 
 ELSEWHERE |= {"batch_size", "precision", "exact", "seed", "lr", "lr_base", "weight_decay", "epochs", "warmup_epochs"}
 # What only changes how fast a step is, too.
 ELSEWHERE |= {"init_from", "pretrained", "init_head", "channels_last", "compile", "ddp_compress", "kernels"}
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    torch.save(build_model(ModelConfig(model="resnet20"), 4).state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module")

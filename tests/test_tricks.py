@@ -9,10 +9,8 @@ import launching
 import pytest
 import torch
 
-from models import build_model
 from scripts.inspect_checkpoint import content_sum
 from utils.checkpoint import load_checkpoint
-from utils.config import ModelConfig
 
 RUN = "--model resnet20 --img-size 16 -b 16 -j 0 --device cpu --epochs 2 --warmup-epochs 1 --lr 0.1 --log-interval 3"
 RUN += " --val-interval 2 --val-batch-size 100"
@@ -37,15 +35,6 @@ TRICKS = {
     "growing": "--auto-augment ra --train-crop random-resized --img-size-start 8 --img-size-ramp 0 1 -j 1",
     "rmsprop_tf": "--opt rmsprop_tf --lr 0.01 --momentum 0.9 --eps 0.001 --gc conv",
 }
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a network that was not trained: it need not know anything to be listened to."""
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
-    torch.save(build_model(ModelConfig(model="resnet20"), 4).state_dict(), path)
-    return path
 
 
 def steps_saved(output: Path) -> int:

@@ -29,7 +29,7 @@ def promise(contract: ContractConfig, parameters: int) -> str:
 def judgement(contract: ContractConfig, epoch: int, top1: float, best: float) -> str:
     """What the contract says of a validation after `epoch` that found `top1`; `best` is the run's best so far."""
     reached = best if contract.best_of_run else top1
-    due, expected = next((point for point in contract.top1 if point[0] >= epoch), contract.top1[-1])
+    due, expected = _due(contract, epoch)
     colour = colour_of(contract, epoch, reached)
     what = "best top-1" if contract.best_of_run else "top-1"
     told = f"contract   {paint(colour)}: {what} {reached:.2f} % after epoch {epoch}"
@@ -40,11 +40,16 @@ def judgement(contract: ContractConfig, epoch: int, top1: float, best: float) ->
 
 def colour_of(contract: ContractConfig, epoch: int, reached: float) -> str:
     """green: there, within the tolerance; amber: within twice of it, or not due yet; red: missed."""
-    due, expected = next((point for point in contract.top1 if point[0] >= epoch), contract.top1[-1])
+    due, expected = _due(contract, epoch)
     missing = expected - reached
     if missing <= contract.tolerance:
         return "green"
     return "amber" if due > epoch or missing <= 2 * contract.tolerance else "red"
+
+
+def _due(contract: ContractConfig, epoch: int) -> tuple[int, float]:
+    """The epoch and the number that a validation after `epoch` is held to: the next, or the last."""
+    return next((point for point in contract.top1 if point[0] >= epoch), contract.top1[-1])
 
 
 def paint(colour: str) -> str:

@@ -98,6 +98,7 @@ FLAG_MISTAKES = [
     ("--lr 0", ["--lr 0", "greater than 0"]),
     ("--lr nan", ["--lr nan", "finite"]),
     ("--wd inf", ["--weight-decay inf", "finite"]),
+    ("--lookahead 0 2", ["--lookahead 0: must be greater than or equal to 1"]),
     ("--scale 0.5 1.5", ["--scale 1.5", "less than or equal to 1"]),
     ("--seed 9223372036854775808", ["--seed 9223372036854775808", "less than"]),
     ("--batch-size many", ["--batch-size", "many"]),

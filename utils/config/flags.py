@@ -15,7 +15,7 @@ from utils.errors import UsageError
 from utils.registry import nearest
 
 FLAGS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
-OUT_OF_RANGE = re.compile(r"validation errors? for \w+ (\w+)[\w.]* (.*?) \[type=\w+, input_value=(.*), input_type")
+OUT_OF_RANGE = re.compile(r"validation errors? for \w+ (\w+)[\w.]* (.*?) \[type=\w+, input_value=(.*?), input_type")
 FLAGS_IN_ONE = re.compile(r"--?[a-z][^ =]* ")
 Settings = TypeVar("Settings")
 
