@@ -115,11 +115,11 @@ class WSConv2d(StandardizedConv2d):
         return WS_EPSILON, 1.0, self.factor
 
     def standardized(self, filters: Tensor, gains: Tensor | None) -> Tensor:
-        rows = filters.flatten(1)
-        centred = rows - rows.mean(1, keepdim=True)
+        rows = _rows(filters)
+        centred = rows - rows.mean(2, keepdim=True)
         # A norm, unlike a square root, has a finite gradient at zero.
-        deviation = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / (rows.shape[1] - 1) ** 0.5
-        return (centred / (self._scaled(deviation) + WS_EPSILON)).view_as(filters)
+        deviation = torch.linalg.vector_norm(centred, dim=2, keepdim=True) / (rows.shape[2] - 1) ** 0.5
+        return _filters(centred / (self._scaled(deviation) + WS_EPSILON), filters)
 
     def _scaled(self, deviation: Tensor) -> Tensor:
         return deviation
@@ -165,7 +165,24 @@ class WNConv2d(StandardizedConv2d):
 
 
 def _norms(filters: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(filters.flatten(1), dim=1)
+    return torch.linalg.vector_norm(_rows(filters)[0], dim=1)
+
+
+def _rows(filters: Tensor) -> Tensor:
+    """A view on filters (n, c_in, k, k): the weights of each, in the order in which they lie in memory (1, n, fan)."""
+    return (filters.permute(0, 2, 3, 1) if _is_channels_last(filters) else filters).reshape(1, len(filters), -1)
+
+
+def _filters(rows: Tensor, like: Tensor) -> Tensor:
+    """What `_rows` views, of new rows: filters of the shape and layout of `like`."""
+    if not _is_channels_last(like):
+        return rows.view_as(like)
+    n, c, h, w = like.shape
+    return rows.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _is_channels_last(filters: Tensor) -> bool:
+    return not filters.is_contiguous() and filters.stride(1) == 1
 
 
 @dataclass(frozen=True)
@@ -215,8 +232,8 @@ class PWSConv2d(StandardizedConv2d):
     def standardized(self, filters: Tensor, gains: Tensor) -> Tensor:
         # Batch norm with the filters as channels is this formula in one fused kernel: forward and backward of a third
         # of ResNet-50's filters took 30 ms on one core, by var_mean 159 ms.
-        rows, scaled = filters.reshape(1, len(filters), -1), gains * self.kaiming_variance**0.5
-        return functional.batch_norm(rows, None, None, scaled, training=True, eps=self.gamma).view_as(filters)
+        rows, scaled = _rows(filters), gains * self.kaiming_variance**0.5
+        return _filters(functional.batch_norm(rows, None, None, scaled, training=True, eps=self.gamma), filters)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.rule}"
