@@ -21,6 +21,7 @@ from utils.config import Config, TrainingConfig
 from utils.distributed import World
 from utils.errors import UsageError
 from utils.layout import LAYOUTS, lay_out
+from utils.memory import keep_freed_memory
 from utils.precision import Precision
 from utils.state import HasState
 
@@ -35,6 +36,8 @@ class Network:
 
     def __init__(self, config: Config, world: World, val: Split):
         refuse_device(config.data, world.device)
+        if world.device.type == "cpu":
+            keep_freed_memory()
         self.config, self.world, self.val = config, world, val
         self.classes = _number_of_classes(config, val)
         self.precision = Precision(config.training, world.device)
