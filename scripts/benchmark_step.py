@@ -10,9 +10,10 @@ another one. Told are medians over the rounds. A ratio is the median of the roun
 holds the true one with the probability that is said. MiB are the most that tensors took on a GPU; on a CPU the most
 that was resident beyond what the process had with its libraries loaded, turns alone. `of limit` is the share of the
 speed that the bytes and multiply-adds of our eager step of that norm would allow if each operation ran at the rate of a
-copy, or of a matrix product, measured before: what is compiled moves less and may pass 1. `ops` are torch's operations
-in a step, `kernels` a GPU's, `start s` the time from loaded libraries to the end of the first step, with all that is
-built, compiled (from nothing: each has an empty cache) or chosen in it.
+large copy, or at the faster one of a large product and a convolution, measured before: what is compiled moves less, and
+small tensors stay in caches, so it may pass 1. `ops` are torch's operations in a step, `kernels` a GPU's, `start s` the
+time from loaded libraries to the end of the first step, with all that is built, compiled (from nothing: each has an
+empty cache) or chosen in it.
 
 A network of a peer with other parameters than ours takes no part. Figures of a contender whose loss does not fall, or
 that is compiled or fused and whose loss is not that of the same steps by plain operations, are not told: the exit code
