@@ -10,7 +10,7 @@ is the same in both orders, so both sides of an exchange get the same bits.
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -126,6 +126,11 @@ def _spread(values: list[Tensor], buffers: list[Tensor]) -> None:
     torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
 
 
+def _spread_from_first(tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        dist.broadcast(tensor.data, src=0)
+
+
 def mean_in_bfloat16(ranks: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """DDP's hook for one bucket of gradients: the mean over ranks, rounded before it is sent and in each addition.
 
@@ -162,6 +167,7 @@ class Replicas:
         # the network at DDP's buckets makes its own.
         is_static = len(self.shards) == 1 and model._compiled_call_impl is None
         flags = {"gradient_as_bucket_view": True, "static_graph": is_static, BUFFER_BROADCAST: False}
+        _spread_from_first(model.buffers())  # which DDP did not until torch 2.14, unless told to each time
         replica = DistributedDataParallel(model, **flags)
         self.rehearsals = 2 if is_static else 1  # passes after which DDP cuts its buckets
         if self.compress == "bf16":
@@ -223,8 +229,8 @@ class ExactReplicas(Replicas):
 
     def _replicate(self, model: nn.Module) -> nn.Module:
         self.share = 1 / self.count  # a power of two: exact
-        for tensor in [*model.parameters(), *model.buffers()] if self.world.size > 1 else []:
-            dist.broadcast(tensor.data, src=0)
+        if self.world.size > 1:
+            _spread_from_first([*model.parameters(), *model.buffers()])
         return model
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
