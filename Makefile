@@ -25,10 +25,8 @@ $(INSTALLED): setup.cfg setup.py constraints.txt pyproject.toml data/region.c da
 demo: install
 	$(VENV)/bin/python -m scripts.demo
 
-# What runs in one process is shared out among several; runs of several ranks one at a time.
 test: install
-	$(VENV)/bin/python -m pytest --ignore=tests/models --ignore=tests/data --ignore=tests/test_flags.py
-	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 tests/models tests/data tests/test_flags.py
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4
 
 lint: install
 	$(VENV)/bin/ruff check .

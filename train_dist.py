@@ -7,7 +7,6 @@ python train_dist.py --evaluate --resume RUN/best.pth --data-dir DIR
 """
 
 import sys
-import time
 from collections.abc import Iterator
 
 import torch
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 
 from data.batches import Batch
 from data.order import validation_numbers, validation_requests
-from scripts.assembly import Network, Run, assemble_evaluation, assemble_run, settings_from
+from models import kept_kernels
+from scripts.assembly import Run, assemble_evaluation, assemble_run, settings_from
 from scripts.estimation import estimate_statistics
 from scripts.layer_table import layer_table
+from scripts.network import Network
 from utils import distributed
 from utils.config.parsing import as_toml
 from utils.contract import judgement
@@ -25,7 +26,7 @@ from utils.ending import one_ending
 from utils.errors import StopRequested
 from utils.log import say, weight_values
 from utils.loss import example_losses
-from utils.metrics import Score, ValidationSums, peak_memory, write_class_accuracy
+from utils.metrics import Score, ValidationSums, write_class_accuracy
 from utils.optim import set_rate
 from utils.randomness import seed_torch
 from utils.state import gather
@@ -72,7 +73,7 @@ def train_epoch(run: Run, batches: Iterator[Batch]) -> None:
         norm = train_step(run, batches, step)
         run.position.step = run.ending.step = done = step + 1
         if done % settings.log_interval == 0 or done == end:
-            report_step(run, step, norm)
+            run.telling.step(step, norm)
         if run.stop.agreed():
             save(run)
             run.refuse_unsaved()
@@ -93,12 +94,14 @@ def train_step(run: Run, batches: Iterator[Batch], step: int) -> Tensor:
     for shard, images, targets in shards:
         loss, logits = backward(run, step, shard, images, targets)
         run.sums.add(shard, loss, logits, targets)
+        run.watch.lap("logging")
     replicas.reduce()
     if run.sharpness:
         with run.sharpness.worst(), replicas.second_pass():
             for shard, images, targets in shards:
                 backward(run, step, shard, images, targets)
             replicas.reduce()
+    run.watch.lap("backward")
     norm = precision.gradient_norm(run.optimizer)
     finite = norm.isfinite()
     if run.clip:
@@ -108,19 +111,22 @@ def train_step(run: Run, batches: Iterator[Batch], step: int) -> Tensor:
     replicas.statistics.keep_where(finite)
     if network.average:
         network.average.update(step, finite)
+    run.watch.lap("optimizer")
     return norm
 
 
 def next_shards(run: Run, batches: Iterator[Batch], step: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """This rank's shards of one step, one after the other: number, images (n, 3, h, w) and targets, on the device."""
+    run.watch.lap("logging")  # between two steps
     for shard in run.replicas.shards:
-        asked = time.perf_counter()
         batch = next(batches)
-        run.report.watch.waiting(asked)
-        run.report.used(step, shard, batch.indices)
+        run.watch.lap("data_wait")
+        run.telling.report.used(step, shard, batch.indices)
         run.sums.add_bad(shard, len(batch.bad))
-        labels = batch.labels.to(run.network.world.device, non_blocking=True)
-        yield shard, *run.mix(run.network.normalize(batch.images), labels, step, shard)
+        labels = run.network.transfer(batch.labels)
+        images, targets = run.mix(run.network.normalize(batch.images), labels, step, shard)
+        run.watch.lap("copy")
+        yield shard, images, targets
 
 
 def backward(run: Run, step: int, shard: int, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,18 +137,10 @@ def backward(run: Run, step: int, shard: int, images: Tensor, targets: Tensor) -
         with precision.autocast():
             logits = replicas.network(images)
         loss = run.criterion(logits, targets, images)
+        run.watch.lap("forward")
         precision.backward(loss, replicas.share)
+        run.watch.lap("backward")
     return loss, logits
-
-
-def report_step(run: Run, step: int, norm: Tensor) -> None:
-    """Read the device's sums, tell them, and stop a run that no longer learns."""
-    precision = run.network.precision
-    values, bad = run.sums.read(run.network.world)
-    values |= {"optim/lr": run.rate(step), "optim/grad_norm": norm.item(), **precision.values(), **run.count_bad(bad)}
-    values["mem/peak_gib"] = peak_memory(run.network.world.device)
-    run.report.progressed(step + 1, values, run.network.world.size)
-    precision.check(step + 1)
 
 
 def finish_epoch(run: Run) -> None:
@@ -157,7 +155,7 @@ def finish_epoch(run: Run) -> None:
         estimate_statistics(run)
         scores = validate(run.network)
         told = weight_values(run.network.model) if config.run.weight_stats else {}
-        run.report.validated(position.step, told | {name: score.values() for name, score in scores.items()})
+        run.telling.validated(told | {name: score.values() for name, score in scores.items()})
         best = max(score.top1 for score in scores.values())
         is_best = best > position.best
         if is_best:
@@ -165,6 +163,7 @@ def finish_epoch(run: Run) -> None:
         if config.contract.top1:
             run.say(judgement(config.contract, position.epoch, best, position.best))
     save(run, is_best, end_of_epoch=True)
+    run.telling.epoch_ended()
 
 
 def validate(network: Network) -> dict[str, Score]:
@@ -178,24 +177,23 @@ def validate(network: Network) -> dict[str, Score]:
     return scores
 
 
-@torch.no_grad()
 def evaluate(network: Network, measured: nn.Module) -> Score:
     """Each validation image exactly once, on any number of processes."""
     world, count, size = network.world, len(network.val.store), network.val_batch_size
     sums = ValidationSums(count, -(-count // size), network.classes, world.device)
     batches = network.val.loader.batches(validation_requests(count, size, world.rank, world.size))
     measured.eval()
-    for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):
-        labels = batch.labels.to(world.device, non_blocking=True)
-        with network.precision.autocast():
-            logits = measured(network.normalize(batch.images))
-        sums.add(number, example_losses(logits, labels), logits, labels)
+    with torch.no_grad(), kept_kernels(measured):
+        for number, batch in zip(validation_numbers(count, size, world.rank, world.size), batches, strict=True):
+            labels = network.transfer(batch.labels)
+            logits = network.logits(measured, batch.images)
+            sums.add(number, example_losses(logits, labels), logits, labels)
     return sums.score(world)
 
 
 def save(run: Run, is_best: bool = False, end_of_epoch: bool = False) -> None:
     """Write a checkpoint on the first rank. A disk that does not take it is told of; training goes on."""
-    run.report.flush()
+    run.telling.flush()
     sums = run.sums.state(run.network.world)
     if not run.network.world.is_first:
         return

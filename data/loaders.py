@@ -106,7 +106,7 @@ def missed(config: DataConfig) -> str:
 
 def _real(config: DataConfig, store: Store, plan: Plan) -> Split:
     source = Source(store, plan, config.on_bad_image == "skip")
-    return Split(store, ENGINES[engine(config)](source, _threads(config)))
+    return Split(store, ENGINES[engine(config)](source, threads_of(config)))
 
 
 def _gpu() -> int:
@@ -116,10 +116,13 @@ def _gpu() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def _threads(config: DataConfig) -> int:
+def threads_of(config: DataConfig) -> int:
     """--workers, or this process's share of the machine's cores."""
-    if config.workers is not None:
-        return config.workers
+    return cores() if config.workers is None else config.workers
+
+
+def cores() -> int:
+    """This process's share of the machine's cores."""
     processes = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or "1"
     return max(1, len(os.sched_getaffinity(0)) // int(processes))
 

@@ -18,6 +18,7 @@ from models.lambdanet import LAMBDANETS
 from models.layers import Layers
 from models.layers.dropping import DropBlockRamp
 from models.layers.gain import gain_parameters, set_data_gains, wants_data_gains
+from models.layers.kernels import METHODS, kept_kernels, standardize_together
 from models.layers.sync import SyncBatchNorm2d
 from models.mobilenet import MOBILENETS
 from models.octave import OCTAVES
@@ -38,6 +39,7 @@ __all__ = [
     "build_model",
     "gain_parameters",
     "image_size",
+    "kept_kernels",
     "model_names",
     "refuse_ghosts",
     "refuse_unsynced",
@@ -107,6 +109,8 @@ def build_model(config: ModelConfig, num_classes: int, out_indices: Sequence[int
     model = network.build(layers, num_classes)
     layers.set_drop_paths()
     set_batch_norms(model, config)
+    if standardize_together(model, METHODS[config.kernels]()):
+        layers.used.add("kernels")
     _refuse_unused(config, ALWAYS_USED.union(network.settings, layers.row.settings, layers.used))
     if config.zero_gamma and not layers.zero_gammas:
         raise UsageError(

@@ -67,7 +67,7 @@ def _features(shape: AlexNetShape, layers: Layers) -> nn.Sequential:
     for i, (channels, kernel_size) in enumerate(CONVOLUTIONS):
         # Not from `layers`: a norm that is a kind of convolution has no place here either.
         window = {"stride": 1, "padding": kernel_size // 2} if i else {"stride": 4, "padding": shape.padding}
-        steps += [nn.Conv2d(c_in, channels, kernel_size, **window), layers.act()]
+        steps += [nn.Conv2d(c_in, channels, kernel_size, **window), layers.act(in_place=True)]
         if i in POOLED:
             steps.append(nn.MaxPool2d(shape.pool, stride=2))
         c_in = channels

@@ -86,7 +86,7 @@ class Block(nn.Module):
         if drop_path := layers.drop_path():
             steps["drop_path"] = drop_path
         self.f = nn.Sequential(steps)
-        self.act = layers.act()
+        self.act = layers.act(in_place=True)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.proj is None else self.proj(x)

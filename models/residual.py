@@ -97,12 +97,16 @@ class Block(nn.Module):
         if drop_path := layers.drop_path():
             self.drop_path = drop_path
             self.branch.append("drop_path")
+        self.ending = None  # the name of what adds the shortcut too, and activates
         if order.act_last:
-            self.act, self.closing = layers.act(), ["act"]
+            self.act, self.closing = layers.act(in_place=True), ["act"]
+            if self._fuse_ending(len(convs), self.act, layers):
+                self.act = nn.Identity()
         elif order.norm_first:
             self.opening, self.branch = self.branch[:2], self.branch[2:]
         else:
             self.act, self.opening = layers.act(), ["act"]
+            self._fuse_ending(len(convs), nn.Identity(), layers)
         self.downsample, self.raw_shortcut = _shortcut(convs, order, layers), order.raw_shortcut
         self.drop_shortcut = layers.drop_block(drops.block)
 
@@ -111,7 +115,21 @@ class Block(nn.Module):
         identity = x if self.downsample is None else self.downsample(x if self.raw_shortcut else opened)
         if self.drop_shortcut is not None:
             identity = self.drop_shortcut(identity)
-        return self._run(self.closing, self._run(self.branch, opened) + identity)
+        if self.ending is not None:
+            opened = self._run(self.branch, opened)
+            return self._run(self.closing, getattr(self, self.ending)(opened, identity))
+        return self._run(self.closing, added(self._run(self.branch, opened), identity))
+
+    def _fuse_ending(self, last: int, act: nn.Module, layers: Layers) -> bool:
+        """Let the last convolution or its norm add and apply `act`, if it can, and nothing stands between."""
+        names = [f"conv{last}", f"bn{last}", "attention"]
+        if self.branch[-3:] != names or not isinstance(self.attention, nn.Identity):
+            return False
+        fused = layers.add_act(getattr(self, names[0]), getattr(self, names[1]), act)
+        if fused is not None:
+            self.ending = next(name for name in names if getattr(self, name) is fused)
+            self.branch = self.branch[: self.branch.index(self.ending)]
+        return fused is not None
 
     def _run(self, names: list[str], x: Tensor) -> Tensor:
         for name in names:
@@ -119,13 +137,21 @@ class Block(nn.Module):
         return x
 
 
+def added(branch: Tensor, identity: Tensor) -> Tensor:
+    """Their sum, in the place of the branch, which nothing else needs, unless it has another type."""
+    if type(branch) is Tensor and branch.dtype == identity.dtype:
+        return branch.add_(identity)
+    return branch + identity
+
+
 def _conv_first(i: int, conv: Conv, layers: Layers, last: bool) -> dict[str, nn.Module]:
     if attention := conv.attention(layers):
         return {f"conv{i}": attention}
-    steps = {f"conv{i}": conv.layer(layers, gain_from_data=i == 1)}
+    layer = conv.layer(layers, gain_from_data=i == 1)
+    steps = {f"conv{i}": layer}
     if last:
         return {**steps, f"bn{i}": layers.norm(conv.c_out, last=True)}
-    norm, act = layers.norm_act(conv.c_out)
+    norm, act = layers.norm_act(conv.c_out, conv=layer)
     return {**steps, f"bn{i}": norm, f"act{i}": act}
 
 

@@ -44,7 +44,7 @@ class ResidualUnit(nn.Module):
         self.attention = layers.attention(c_branch)
         self.pool = nn.AvgPool2d(3, stride=2, padding=1) if stride > 1 else None
         self.drop_path = layers.drop_path(has_place=stride == 1) or nn.Identity()
-        self.act = layers.act()
+        self.act = layers.act(in_place=True)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.attention(self.conv3(self.conv2(shuffle(self.conv1(x), self.groups))))

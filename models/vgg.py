@@ -54,7 +54,7 @@ def _features(shape: VGGShape, layers: Layers) -> Iterator[nn.Module]:
                 yield from _norm_act(layers, channels, end=c_in == 3 or last)
             else:
                 yield nn.Conv2d(c_in, channels, 3, padding=1)
-                yield layers.act()
+                yield layers.act(in_place=True)
             c_in = channels
         yield nn.MaxPool2d(2)
 

@@ -6,20 +6,18 @@ network is replicated.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.batches import Batch, Normalizer
+from data.batches import Batch
 from data.channels import with_channels
-from data.loaders import Data, Split, engine, missed, open_data, open_validation, refuse_device
+from data.loaders import Data, Split, engine, missed, open_data, open_validation
 from data.order import steps_per_epoch, training_order, training_requests
 from models import (
     DropBlockRamp,
-    build_model,
     gain_parameters,
     refuse_ghosts,
     refuse_unsynced,
@@ -27,13 +25,15 @@ from models import (
     wants_data_gains,
 )
 from models.kinds import parameter_kinds
-from models.pretrained import pretrained_file
-from models.starting import start_from
+from scripts.compiling import compile_beforehand, compile_evaluation, refuse_compilation
+from scripts.network import Network, folder_of
+from scripts.settling import settled
 from scripts.teaching import build_criterion, build_teacher
+from scripts.telling import Telling
 from utils import distributed
-from utils.averaging import build_average, build_equal_average
 from utils.batch_statistics import keeps_statistics
 from utils.checkpoint import Found, Keeper, find_checkpoint, load_checkpoint
+from utils.compiling import compile_networks, is_compiled
 from utils.config import Config
 from utils.config.comparing import refuse_unknown
 from utils.config.parsing import config_from_settings, read_config, settings_of
@@ -41,17 +41,19 @@ from utils.contract import promise
 from utils.distillation import Criterion
 from utils.distributed import StopSignal, World
 from utils.ending import Ending
-from utils.errors import DataError, UsageError
+from utils.errors import UsageError
 from utils.files import write_json
+from utils.layout import LAYOUTS, lay_out
 from utils.log import History, IndexLog, Progress, Report, cut_index_logs, say
 from utils.metrics import TrainingSums
 from utils.mixing import Mixing, build_mixing
 from utils.optim import Sharpness, Steps, build_clipping, build_optimizer, el2_told, parameter_groups
-from utils.precision import Precision, refuse_unscaled
-from utils.replication import count_shards, replicate
+from utils.precision import refuse_unscaled
+from utils.replication import count_shards, refuse_compression, replicate
 from utils.run_folder import RunFolder
 from utils.schedule import build_schedule, peak_rate
 from utils.state import HasState, Identity, Position, changed_numerics, compared_among_ranks, give_back, numerics
+from utils.tracing import StepTrace, refuse_long_trace
 
 
 def settings_from(arguments: list[str]) -> tuple[Config, bool]:
@@ -82,55 +84,12 @@ def _refuse_start(config: Config) -> None:
         raise UsageError(_unprecise(config))
     if run.init_head == "fresh" and not run.has_start:
         raise UsageError("--init-head fresh says which weights of --init-from to take, and there is none; name a file")
+    if run.profile and run.evaluate:
+        raise UsageError(f"--profile {run.profile} is of steps of training, and --evaluate takes none; leave it out")
     if run.pretrained and run.init_from:
         raise UsageError(f"--pretrained and --init-from {run.init_from} are both weights to start from; give one")
     if run.has_start and run.evaluate and run.resume:
         raise UsageError("--evaluate measures one network; give it --resume or --init-from or --pretrained, not two")
-
-
-def folder_of(config: Config) -> Path:
-    """The folder of a run, whether it is there or not."""
-    return Path(config.run.output_dir or f"runs/{config.model.model}-{config.model.norm}")
-
-
-class Network:
-    """A network on its device with fresh weights, the same on every rank, and what it takes to measure it."""
-
-    def __init__(self, config: Config, world: World, val: Split):
-        refuse_device(config.data, world.device)
-        self.config, self.world, self.val = config, world, val
-        self.classes = _number_of_classes(config, val)
-        self.precision = Precision(config.training, world.device)
-        torch.manual_seed(config.training.seed)
-        model = build_model(config.model, self.classes)
-        self.model = model.to(world.device, self.precision.storage).to(memory_format=torch.channels_last)
-        self.average = build_average(self.model, config.training)
-        self.equal_average = build_equal_average(self.model, config.schedule)
-        self.normalize = Normalizer(config.data.mean, config.data.std, world.device, self.precision.storage)
-        self.folder = folder_of(config)  # where what is measured is written
-        self.val_batch_size = config.run.val_batch_size or config.training.batch_size
-
-    def start_from_file(self) -> None:
-        """The weights that --init-from or --pretrained names, which must be the same on every rank."""
-        model, run = self.config.model, self.config.run
-        path = pretrained_file(model.model) if run.pretrained else Path(run.init_from)
-        start_from(self.model, model, path, run.init_head)
-        with open(path, "rb") as file:
-            distributed.agree(self.world, {"--init-from": hashlib.file_digest(file, "sha256").hexdigest()})
-        if self.average:
-            self.average.restart(self.model)
-
-    def parts(self) -> dict[str, HasState]:
-        """What of it a checkpoint holds, under timm's names."""
-        average = {"state_dict_ema": self.average.network} if self.average else {}
-        equal = {"state_dict_swa": self.equal_average} if self.equal_average else {}
-        return {"state_dict": self.model, **average, **equal}
-
-    def measured(self) -> dict[str, nn.Module]:
-        """What a validation measures: the network, and what averages of its weights there are."""
-        average = {"val_ema": self.average.network} if self.average else {}
-        equal = {"val_swa": self.equal_average.network} if self.equal_average and self.equal_average.count else {}
-        return {"val": self.model, **average, **equal}
 
 
 class Run:
@@ -161,7 +120,9 @@ class Run:
         self.keeper = Keeper(ending.folder, config.run.keep_epochs)
         self.position = self._go_on(found) if found else self._start()
         self.ramp = DropBlockRamp(network.model, self.steps)
-        self.replicas = replicate(network.model, world, self.shards, training.exact)
+        if is_compiled(training):
+            network.compile()
+        self.replicas = replicate(network.model, world, self.shards, training.exact, training.ddp_compress)
         self.sharpness = Sharpness(self.replicas.parameters, config.optim.sam) if config.optim.sam else None
         self.sums = TrainingSums(self.shards, self.replicas.shards, world.device)
         if found:
@@ -182,7 +143,11 @@ class Run:
             history = History(folder, self.position.step, validated)
         distributed.barrier(world, "the opening of the logs", config.training.timeout)
         indices = IndexLog(folder, world.rank) if config.run.log_indices else None
-        self.report = Report(history, Progress(self.steps, self.steps_per_epoch, self.global_batch), indices)
+        report = Report(history, Progress(self.steps, self.steps_per_epoch, self.global_batch), indices)
+        self.telling = Telling(self.network, self.sums, self.position, report, self.rate)
+        self.watch = self.telling.watch
+        traced = config.run.profile if world.is_first else None
+        self.trace = StepTrace(traced, folder, self.telling.interrupt) if traced else None
         self.stop = StopSignal(world)
         if world.is_first:
             self.ending.status("running", None)
@@ -190,7 +155,9 @@ class Run:
     def close(self) -> None:
         """The last words of a run that came to its end."""
         world, position = self.network.world, self.position
-        self.report.flush()
+        self.telling.flush()
+        if self.trace:
+            self.trace.stop()
         self.refuse_unsaved()
         distributed.barrier(world, "the end", self.network.config.training.timeout)
         if world.is_first:
@@ -203,16 +170,6 @@ class Run:
         if self.keeper.failed:
             raise self.keeper.failed
 
-    def count_bad(self, images: int) -> dict[str, int]:
-        """So many more images were replaced; the number of all, for the log. DataError if they are too many."""
-        position, budget = self.position, self.network.config.data.bad_image_budget
-        position.bad_images += images
-        epochs = -(-position.step // self.steps_per_epoch)
-        if images and position.bad_images > budget * epochs:
-            told = f"{position.bad_images} bad images in {epochs} epochs"
-            raise DataError(f"{told}, more than --bad-image-budget {budget} for each; mend the data set or allow more")
-        return {"data/bad_images": position.bad_images} if position.bad_images else {}
-
     def say(self, line: str) -> None:
         """A line from the first rank."""
         if self.network.world.is_first:
@@ -222,9 +179,9 @@ class Run:
         """This rank's shards of all steps that are left."""
         training = self.network.config.training
         local, start = self.replicas.shards, self.position.step
-        return self.train.loader.batches(
-            training_requests(self.order, training.batch_size, self.shards, local, start, self.steps)
-        )
+        requests = training_requests(self.order, training.batch_size, self.shards, local, start, self.steps)
+        batches = self.train.loader.batches(requests)
+        return self.trace.over(batches, len(local)) if self.trace else batches
 
     def _go_on(self, found: Found) -> Position:
         self.identity.refuse_other(found.state, found.path)
@@ -245,14 +202,10 @@ class Run:
         network, training = self.network, self.network.config.training
         side = network.config.data.img_size
         blank = torch.zeros(training.batch_size, side, side, 3, dtype=torch.uint8)
-        self.replicas.rehearse(network.normalize(blank), network.precision.autocast())
-
-
-def _number_of_classes(config: Config, split: Split) -> int:
-    found, wanted = len(split.store.classes), config.model.num_classes
-    if wanted and wanted < found:
-        raise UsageError(f"--num-classes {wanted} is fewer than the {found} classes of {split.store.describe()}")
-    return wanted or found
+        if is_compiled(training):
+            self.say(compile_beforehand(network, self.replicas, blank))
+        elif network.world.size > 1:
+            self.replicas.rehearse(network.normalize(blank), network.precision.autocast())
 
 
 def assemble_evaluation(config: Config, world: World) -> Network:
@@ -260,6 +213,12 @@ def assemble_evaluation(config: Config, world: World) -> Network:
     val = open_validation(config.data, config.training.seed)
     config = dataclasses.replace(config, data=with_channels(config.data, val.store))  # a checkpoint says its own
     network = Network(config, world, val)
+    if is_compiled(config.training):
+        refuse_compilation(config, world, world.size)
+        network.compile()
+        told = f"compiled   {config.training.compile}: {compile_evaluation(network)}"
+        if world.is_first:
+            say(told)
     if config.run.has_start:
         network.start_from_file()
         return network
@@ -288,10 +247,21 @@ def assemble_run(config: Config, ending: Ending) -> Run:
         network.start_from_file()
     shards = count_shards(training, world.size, found.state["shards"] if found else None)
     refuse_unsynced(network.model, shards, world.size)  # V may be the checkpoint's
+    network.settle(settled(network, found, shards))
+    config = network.config
+    training = config.training
+    if is_compiled(training):
+        refuse_compilation(config, world, shards)  # V may be the checkpoint's
+    if teacher:
+        lay_out(teacher.network, LAYOUTS[training.channels_last])
+    if teacher and is_compiled(training):
+        compile_networks([teacher.network], training.compile)
     identity = Identity(config, shards, data.train.store.identity(), teacher.fingerprint if teacher else "")
     distributed.agree(world, compared_among_ranks(identity, world))
     run = Run(network, data.train, identity, ending, found, criterion)
     ending.step = run.position.step
+    if config.run.profile and run.position.step < run.steps:
+        refuse_long_trace(config.run.profile, run.steps - run.position.step)
     if world.is_first:
         _introduce(run, data, found)
     return run
@@ -322,11 +292,18 @@ def _refuse_mistakes(network: Network, images: int) -> None:
     shards = count_shards(training, network.world.size, None)
     refuse_unsynced(network.model, shards, network.world.size)
     refuse_ghosts(config.model, training.batch_size)
+    if is_compiled(training):
+        refuse_compilation(config, network.world, shards)
+    if training.ddp_compress != "off":
+        refuse_compression(training, network.world.size)
     if training.precise_bn and not keeps_statistics(network.model):
         raise UsageError(f"--precise-bn {training.precise_bn} has no effect: no norm keeps statistics; leave it out")
     peak = peak_rate(config.optim, shards * training.batch_size)
     training_order(config.data, training.seed, images)
-    build_schedule(config.schedule, peak, steps_per_epoch(images, shards, training.batch_size))
+    steps = steps_per_epoch(images, shards, training.batch_size)
+    build_schedule(config.schedule, peak, steps)
+    if config.run.profile:
+        refuse_long_trace(config.run.profile, config.schedule.epochs * steps)
     optimizer_of(network)
     clipping_of(network)
     mixing_of(network, 1)

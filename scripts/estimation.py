@@ -7,6 +7,7 @@ from torch import nn
 from data.order import dealt_requests
 from scripts.assembly import Run
 from utils.batch_statistics import reestimate
+from utils.compiling import eagerly
 
 
 def estimate_statistics(run: Run) -> None:
@@ -18,7 +19,7 @@ def estimate_statistics(run: Run) -> None:
         last = range(max(0, done - steps), done)
         requests = dealt_requests(run.order, network.config.training.batch_size, run.shards, place, last)
         images = (network.normalize(batch.images) for batch in run.train.loader.batches(requests))
-        with network.precision.autocast():
+        with network.precision.autocast(), eagerly():  # its modes are those of no other pass
             reestimate(model, images, network.world, pooled=precise > 0)
 
 

@@ -61,7 +61,7 @@ def rehearse(config: Config, steps: int) -> float:
     for step in range(steps):
         train_step(run, batches, step)
     values, _ = run.sums.read(ending.world)
-    run.report.flush()
+    run.telling.flush()
     loss = values.get("train/loss", math.nan)
     if not math.isfinite(loss):
         raise NumericsError(f"the loss is {loss} after {steps} steps")

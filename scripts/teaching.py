@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from data.channels import IMAGENET
@@ -17,6 +16,7 @@ from utils.config import Config, DataConfig, LossConfig, ModelConfig
 from utils.distillation import Criterion, Teacher, fingerprint, refuse_unused, taught, untaught
 from utils.distributed import World, agree
 from utils.errors import CheckpointError, UsageError
+from utils.layout import LAYOUTS, lay_out
 from utils.loss import build_loss
 from utils.precision import Precision
 
@@ -35,7 +35,8 @@ def build_teacher(config: Config, classes: int, precision: Precision, world: Wor
     network = _loaded(content, settings, classes, path)
     known = fingerprint(_chosen(settings), network.state_dict())
     agree(world, {"a teacher of the sum": known})
-    network = network.to(world.device, precision.storage).to(memory_format=torch.channels_last)
+    network = network.to(world.device, precision.storage)
+    lay_out(network, LAYOUTS[config.training.channels_last])
     return Teacher(network, precision.autocast, known)
 
 

@@ -1,11 +1,15 @@
 """One thread for small tensors, and images for the tests that train, as folder and as LMDB."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is first imported, as torchvision does
 
 from models import build_model
 from scripts.generate_lmdb import BuildConfig, generate

@@ -72,6 +72,8 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     assert lines <= (STORY_LINES if path.name == "train_dist.py" else FILE_LINES)
     for function in functions(path):
         assert function.end_lineno - function.lineno < FUNCTION_LINES, function.name
+        if "triton.jit" in map(ast.unparse, function.decorator_list):
+            continue  # a kernel takes pointers and numbers, it has no objects to put them in
         parameters = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
         assert len([p for p in parameters if p.arg != "self"]) <= PARAMETERS, function.name
 

@@ -132,7 +132,8 @@ ELSEWHERE |= {"freeze_norm", "octave_alpha", "num_classes", "pws_gamma", "pws_eq
 ELSEWHERE |= {"conv_dropout", "on_bad_image", "shuffle", "shuffle_block", "shuffle_window", "img_size", "train_crop"}
 ELSEWHERE |= {"scale", "ratio", "pad", "hflip", "interpolation", "mean", "std", "synthetic_images", "synthetic_classes"}
 ELSEWHERE |= {"batch_size", "precision", "exact", "seed", "lr", "lr_base", "weight_decay", "epochs", "warmup_epochs"}
-ELSEWHERE |= {"init_from", "pretrained", "init_head"}
+# What only changes how fast a step is, too.
+ELSEWHERE |= {"init_from", "pretrained", "init_head", "channels_last", "compile", "ddp_compress", "kernels"}
 
 
 @pytest.fixture(scope="module")

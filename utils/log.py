@@ -24,7 +24,7 @@ from utils.files import write_atomically
 
 Values = dict[str, float]
 ERASE = "\r\x1b[2K"  # a terminal's current line
-MEANS = ("train/", "perf/")  # of which a line tells the mean since the line before
+MEANS = ("train/", "perf/", "time/")  # of which a line tells the mean since the line before
 WEIGHTS = "weights"  # what --weight-stats tells of
 
 
@@ -148,26 +148,6 @@ def cut_index_logs(folder: Path, step: int) -> None:
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
-class Stopwatch:
-    """Seconds since the last reading, those of them spent waiting for data, and the images seen."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.start, self.waited, self.images = time.perf_counter(), 0.0, 0
-
-    def waiting(self, since: float) -> None:
-        self.waited += time.perf_counter() - since
-
-    def read(self, processes: int) -> Values:
-        """Images of all processes a second, taking the others to be as fast; the share of time spent waiting."""
-        seconds = max(time.perf_counter() - self.start, 1e-9)
-        values = {"perf/img_per_s": processes * self.images / seconds, "perf/data_wait": self.waited / seconds}
-        self.reset()
-        return values
-
-
 class Progress:
     """The line that says how far a run is: one line rewritten on a terminal, lines elsewhere."""
 
@@ -186,6 +166,8 @@ class Progress:
             f"lr {values['optim/lr']:.3g}",
             f"{values['perf/img_per_s']:.0f} img/s",
             f"waiting for data {100 * values['perf/data_wait']:.0f} %",
+            *_split(values),
+            f"{values['mem/peak_gib']:.2f} GiB",
             f"ETA {clock(left)}",
         ]
         if values.get("amp/skipped_steps"):
@@ -198,6 +180,15 @@ class Progress:
             write_line(f"{ERASE}{line}", 1, end="")
         else:
             write_line(line, 1)
+
+
+def _split(values: Values) -> Iterator[str]:
+    """The parts of a step that take a percent of it or more, but the wait for data, which is told anyway."""
+    spent = {name.removeprefix("time/"): value for name, value in values.items() if name.startswith("time/")}
+    whole = sum(spent.values()) or 1.0
+    shares = {part: round(100 * seconds / whole) for part, seconds in spent.items() if part != "data_wait"}
+    if told := " ".join(f"{part} {share}" for part, share in shares.items() if share):
+        yield f"{told} %"
 
 
 def clock(seconds: float) -> str:
@@ -217,17 +208,14 @@ class Report:
 
     def __init__(self, history: History | None, progress: Progress, indices: IndexLog | None):
         self.history, self.progress, self.indices = history, progress, indices
-        self.watch = Stopwatch()
 
     def used(self, step: int, shard: int, indices: Tensor) -> None:
         """These images were one shard of a step."""
-        self.watch.images += len(indices)
         if self.indices:
             self.indices.add(step, shard, indices.tolist())
 
-    def progressed(self, steps: int, values: Values, processes: int) -> None:
+    def progressed(self, steps: int, values: Values) -> None:
         """`steps` steps are done; `values` are of those since the last such report."""
-        values = values | self.watch.read(processes)
         if self.history:
             self.history.add(steps, values)
             self.progress.show(steps, values)
@@ -238,7 +226,6 @@ class Report:
         if self.history:
             self.history.add(steps, values)
             self.history.write_epochs(self.progress.steps_per_epoch)
-        self.watch.reset()
 
     def flush(self) -> None:
         """What was told is on the disk afterwards."""

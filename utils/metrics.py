@@ -5,7 +5,7 @@ row is another rank's. Adding zeros is exact, so the totals do not depend on the
 """
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from utils.distributed import World
 from utils.errors import DataError
 
 TOP = (1, 5)
+SUMS = ("loss", "hits", "images", "bad")  # of losses, of right top-1, of images, and of those replaced by others
 
 
 def hits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ def everywhere(table: Tensor, world: World) -> Tensor:
 
 
 class TrainingSums:
-    """Loss and top-1 of each shard since the last log line: (V, 4) mean losses, hits, images, bad images."""
+    """Loss and top-1 of each shard since the last log line: (V, 4), the SUMS of each."""
 
     def __init__(self, count: int, own: range, device: torch.device):
         self.own = own
@@ -54,11 +55,16 @@ class TrainingSums:
         if images:
             self.table[shard, 3] += images
 
-    def read(self, world: World) -> tuple[dict[str, float], int]:
-        """Mean loss and top-1 (percent) of all shards, and bad images, since the last reading. Waits for the device."""
-        loss, top1, images, bad = everywhere(self.table, world).sum(0).tolist()
+    def take(self, world: World) -> dict[str, Tensor]:
+        """All shards' sums since they were last taken, on the device; they start anew."""
+        totals = everywhere(self.table, world).sum(0)
         self.table.zero_()
-        return {"train/loss": loss / images, "train/top1": 100 * top1 / images} if images else {}, int(bad)
+        return dict(zip(SUMS, totals, strict=True))
+
+    def read(self, world: World) -> tuple[dict[str, float], int]:
+        """Mean loss and top-1, and bad images, since they were last taken. Waits for the device."""
+        found = {name: total.item() for name, total in self.take(world).items()}
+        return means(found), int(found["bad"])
 
     def state(self, world: World) -> Tensor:
         """All ranks' rows, for a checkpoint."""
@@ -67,6 +73,12 @@ class TrainingSums:
     def restore(self, table: Tensor) -> None:
         for shard in self.own:
             self.table[shard] = table[shard].to(self.table.device)
+
+
+def means(found: Mapping[str, float]) -> dict[str, float]:
+    """Mean loss and top-1 (percent) of sums that were taken."""
+    loss, right, images = found["loss"], found["hits"], found["images"]
+    return {"train/loss": loss / images, "train/top1": 100 * right / images} if images else {}
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,14 @@ def build_mixing(config: LossConfig, seed: int, classes: int, epochs: int, steps
         draws = draw(config, (seed, step, shard), len(labels), images.shape[2:])
         if not draws.mixed.any():
             return images, labels
-        whole = torch.zeros(len(labels), classes, dtype=images.dtype, device=images.device)
-        return mix(images, whole.scatter_(1, labels[:, None], 1.0), draws)  # one_hot would look at the labels
+        return mix(images, shares_of(labels, classes, images.dtype), draws)
 
     return mixing
+
+
+def shares_of(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """(n, classes): 1 at the label, else 0. Torch's one_hot asks a CPU's tensor for its largest label."""
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 def _refuse_unused(config: LossConfig, epochs: int) -> None:

@@ -5,6 +5,9 @@ statistics and averages stay, and it is counted. Many in a row end the run: they
 GradScaler halves its scale to zero without a word, and the first good batch after that writes NaN into every weight).
 """
 
+import math
+import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 import torch
@@ -16,6 +19,7 @@ from utils.errors import EnvironmentFault, NumericsError, UsageError
 COMPUTE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SKIPS_IN_A_ROW = 20  # more than the halvings from 65536 that a healthy fp16 run needs
 SMALLEST_SCALE = 2.0**-14
+Found = Mapping[str, float]
 
 
 class Precision:
@@ -29,8 +33,7 @@ class Precision:
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         _check(self.name, device)
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-            backend.fp32_precision = "tf32" if self.name == "tf32" else "ieee"
+        allow_tf32(self.name == "tf32")
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of a forward pass."""
@@ -60,29 +63,40 @@ class Precision:
         self.skipped_in_a_row += 1
         self.skipped_in_a_row *= ~finite
 
-    def check(self, step: int) -> None:
-        """NumericsError if steps have been skipped for too long. Waits for the device."""
-        in_a_row = int(self.skipped_in_a_row)
+    def numbers(self) -> dict[str, Tensor]:
+        """What `check` and `values` go by, on the device."""
+        counts = {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+        scale = self.scaler._get_scale_async() if self.scaler.is_enabled() else None  # get_scale waits for the device
+        return counts if scale is None else {**counts, "scale": scale}
+
+    def check(self, step: int, found: Found | None = None) -> None:
+        """NumericsError if steps have been skipped for too long up to `step`, by the `numbers` of then. Without them
+        it waits for the device."""
+        found = self._read() if found is None else found
+        in_a_row = int(found["skipped_in_a_row"])
         if in_a_row >= SKIPS_IN_A_ROW:
             raise NumericsError(
                 f"loss or gradient was not finite in {in_a_row} steps in a row up to step {step}; "
                 f"the last checkpoint is good: resume it with a smaller --lr, {self._remedy}, or "
                 "--precision bf16 or fp32"
             )
-        if self.scaler.is_enabled() and not self.static_scale and self.scaler.get_scale() < SMALLEST_SCALE:
-            scale = self.scaler.get_scale()
+        scale = found.get("scale", math.inf)
+        if not self.static_scale and scale < SMALLEST_SCALE:
             raise NumericsError(f"the fp16 loss scale fell to {scale:.3g} at step {step}; use --precision bf16 or fp32")
 
     @property
     def _remedy(self) -> str:
         return f"a --loss-scale below {self.static_scale:g}" if self.static_scale else "--clip-grad"
 
-    def values(self) -> dict[str, float]:
-        """What the log tells of it. Waits for the device."""
-        values = {"amp/skipped_steps": int(self.skipped)}
-        if self.scaler.is_enabled():
-            values["amp/scale"] = self.scaler.get_scale()
-        return values
+    def values(self, found: Found | None = None) -> dict[str, float]:
+        """What the log tells of its `numbers`. Without them it waits for the device."""
+        found = self._read() if found is None else found
+        scale = {"amp/scale": found["scale"]} if "scale" in found else {}
+        return {"amp/skipped_steps": int(found["skipped"]), **scale}
+
+    def _read(self) -> Found:
+        fresh = {"scale": self.scaler.get_scale()} if self.scaler.is_enabled() else {}  # also before the first step
+        return {**fresh, **{name: number.item() for name, number in self.numbers().items()}}
 
     def state_dict(self) -> dict[str, float | int]:
         """Plain numbers: the scale of fp16 and the counts of skipped steps."""
@@ -96,6 +110,16 @@ class Precision:
         if self.scaler.is_enabled() and scaler:
             fixed = {"scale": self.static_scale} if self.static_scale else {}  # one changed by leave is the new one
             self.scaler.load_state_dict(scaler | fixed)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU may compute float32 products in TF32; if not, they are IEEE's.
+
+    By torch's older switches: its compiler reads them, and raises where they were passed over for `fp32_precision`
+    (torch 2.15: `cudnn.allow_tf32` after "ieee", `matmul.allow_tf32` after "tf32").
+    """
+    warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")  # torch 2.9 to 2.11 say so
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _scaler(static_scale: float | None, device: torch.device, enabled: bool) -> torch.amp.GradScaler:

@@ -10,7 +10,7 @@ is the same in both orders, so both sides of an exchange get the same bits.
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -94,31 +94,51 @@ class RunningStatistics:
 
     def values(self) -> list[Tensor]:
         """One flat copy of all moving statistics, as a list of none or one tensor."""
-        return [torch.cat([buffer.reshape(-1) for buffer in self.moving])] if self.moving else []
+        return _flat(self.moving)
 
     def keep(self) -> None:
         """Remember where the step starts."""
-        self.start = self.values()
-        self.start_counters = [counter.clone() for counter in self.counters]
+        self.start, self.start_counters = self.values(), _flat(self.counters)
 
     def rewind(self) -> None:
         """Back to where the step started."""
         self.set(self.start)
-        if self.counters:
-            torch._foreach_copy_(self.counters, self.start_counters)
+        _spread(self.start_counters, self.counters)
 
     def keep_where(self, finite: Tensor) -> None:
         """Stay where the step started if `finite` is false, without asking the device."""
-        self.set([torch.where(finite, new, old) for new, old in zip(self.values(), self.start, strict=True)])
-        for counter, old in zip(self.counters, self.start_counters, strict=True):
-            counter.copy_(torch.where(finite, counter, old))
+        for buffers, start in ((self.moving, self.start), (self.counters, self.start_counters)):
+            _spread([torch.where(finite, new, old) for new, old in zip(_flat(buffers), start, strict=True)], buffers)
 
     def set(self, values: list[Tensor]) -> None:
-        if not values:
-            return
-        parts = values[0].split([buffer.numel() for buffer in self.moving])
-        views = [part.view_as(buffer) for part, buffer in zip(parts, self.moving, strict=True)]
-        torch._foreach_copy_(self.moving, views)
+        _spread(values, self.moving)
+
+
+def _flat(buffers: list[Tensor]) -> list[Tensor]:
+    return [torch.cat([buffer.reshape(-1) for buffer in buffers])] if buffers else []
+
+
+def _spread(values: list[Tensor], buffers: list[Tensor]) -> None:
+    """Back to where `_flat` took them from, in one operation."""
+    if not values:
+        return
+    parts = values[0].split([buffer.numel() for buffer in buffers])
+    torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+
+
+def _spread_from_first(tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        dist.broadcast(tensor.data, src=0)
+
+
+def mean_in_bfloat16(ranks: int, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """DDP's hook for one bucket of gradients: the mean over ranks, rounded before it is sent and in each addition.
+
+    torch's own divides after it has rounded, and wants NCCL on a CPU too.
+    """
+    gradients = bucket.buffer()
+    rounded = gradients.div_(ranks).bfloat16()
+    return dist.all_reduce(rounded, async_op=True).get_future().then(lambda sent: gradients.copy_(sent.value()[0]))
 
 
 class Replicas:
@@ -128,8 +148,8 @@ class Replicas:
     `shard` context around the forward and backward of each shard, `reduce`. A shard's loss is to be weighed by `share`.
     """
 
-    def __init__(self, model: nn.Module, world: World, shards: int):
-        self.world, self.count = world, shards
+    def __init__(self, model: nn.Module, world: World, shards: int, compress: str = "off"):
+        self.world, self.count, self.compress = world, shards, compress
         each = shards // world.size
         self.shards = range(world.rank * each, (world.rank + 1) * each)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -138,27 +158,35 @@ class Replicas:
 
     def _replicate(self, model: nn.Module) -> nn.Module:
         if self.world.size == 1:
-            self.share = 1 / self.count
+            self.share, self.rehearsals = 1 / self.count, 1
             return model
         self.share = 1 / len(self.shards)  # DDP divides by the number of processes itself
         # Strides along a side of one element mean nothing, but DDP compares them for 1x1 kernels too.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        return DistributedDataParallel(model, gradient_as_bucket_view=True, **{BUFFER_BROADCAST: False})
+        # Shards that follow each other skip the exchange, which a static graph does not allow; and a compiler that cuts
+        # the network at DDP's buckets makes its own.
+        is_static = len(self.shards) == 1 and model._compiled_call_impl is None
+        flags = {"gradient_as_bucket_view": True, "static_graph": is_static, BUFFER_BROADCAST: False}
+        _spread_from_first(model.buffers())  # which DDP did not until torch 2.14, unless told to each time
+        replica = DistributedDataParallel(model, **flags)
+        self.rehearsals = 2 if is_static else 1  # passes after which DDP cuts its buckets
+        if self.compress == "bf16":
+            replica.register_comm_hook(self.world.size, mean_in_bfloat16)
+        return replica
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
-        """Let DDP arrange its buckets on blank images, and leave no other trace.
+        """Let DDP arrange its buckets, and a compiler do its work, on blank images, and leave no other trace.
 
-        DDP cuts its buckets anew after the first backward, and from three processes on their limits decide the order
-        of additions: without the rehearsal a resumed run would take its first step with other buckets than the run
-        that was left alone.
+        DDP cuts its buckets anew after the first backward, or that of a static graph after the second, and from three
+        processes on their limits decide the order of additions: without the rehearsal a resumed run would take its
+        first step with other buckets than the run that was left alone.
         """
-        if self.world.size == 1:
-            return
-        self.begin()
-        with autocast:
-            output = self.network(images)
-        output.float().sum().backward()
-        self.statistics.rewind()
+        for _ in range(self.rehearsals):
+            self.begin()
+            with autocast:
+                output = self.network(images)
+            output.float().sum().backward()
+            self.statistics.rewind()
 
     def begin(self) -> None:
         for parameter in self.parameters:
@@ -201,8 +229,8 @@ class ExactReplicas(Replicas):
 
     def _replicate(self, model: nn.Module) -> nn.Module:
         self.share = 1 / self.count  # a power of two: exact
-        for tensor in [*model.parameters(), *model.buffers()] if self.world.size > 1 else []:
-            dist.broadcast(tensor.data, src=0)
+        if self.world.size > 1:
+            _spread_from_first([*model.parameters(), *model.buffers()])
         return model
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:
@@ -231,6 +259,15 @@ class ExactReplicas(Replicas):
         self.statistics.set([total / self.count for total in sums[len(self.parameters) :]])
 
 
-def replicate(model: nn.Module, world: World, shards: int, exact: bool) -> Replicas:
-    """The replicas that --exact asks for, or the fast ones."""
-    return (ExactReplicas if exact else Replicas)(model, world, shards)
+def replicate(model: nn.Module, world: World, shards: int, exact: bool, compress: str = "off") -> Replicas:
+    """The replicas that --exact asks for, or the fast ones. `compress` is --ddp-compress."""
+    return ExactReplicas(model, world, shards) if exact else Replicas(model, world, shards, compress)
+
+
+def refuse_compression(training: TrainingConfig, world_size: int) -> None:
+    """UsageError for --ddp-compress where it has no effect, or breaks a promise."""
+    told = f"--ddp-compress {training.ddp_compress}"
+    if training.exact:
+        raise UsageError(f"{told} rounds what --exact promises to the last bit; leave one of them out")
+    if world_size == 1:
+        raise UsageError(f"{told} has no effect on one process, which exchanges nothing; leave it out")

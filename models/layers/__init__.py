@@ -2,16 +2,21 @@
 
 from torch import nn
 
-from models.layers.activation import ACTIVATIONS
+from models.layers.activation import ACTIVATIONS, IN_PLACE
 from models.layers.attending import ATTENTIONS
 from models.layers.convolution import PWSConv2d
 from models.layers.deformable import deformable
 from models.layers.dropping import DropBlock, DropPath, set_drop_paths
+from models.layers.fused import fuse_norm
+from models.layers.fused_convolution import fuse_convolution
 from models.layers.normalization import NORMALIZATIONS
 from models.layers.pooling import DOWNSAMPLINGS
 from utils.config.model import ModelConfig
 from utils.errors import UsageError
 from utils.registry import choose
+
+# What may be made one with what follows it. auto is plain as long as no GPU has measured the others.
+FUSIONS = {"auto": (), "plain": (), "triton": (fuse_norm, fuse_convolution)}
 
 
 class Layers:
@@ -26,7 +31,8 @@ class Layers:
         self.zero_gammas = 0
         self.drop_paths: list[DropPath] = []
         self.blocks = 0  # that have been counted for --drop-path
-        self.used: set[str] = set()  # fields of ModelConfig that the network had a place for
+        # Fields of ModelConfig that the network had a place for; plain kernels are everywhere.
+        self.used: set[str] = {"kernels"} if config.kernels == "plain" else set()
 
     def conv(
         self,
@@ -68,16 +74,34 @@ class Layers:
             self.zero_gammas += 1
         return norm
 
-    def act(self, own: str = "relu") -> nn.Module:
-        """The activation: the user's, or else the network's `own`; never in place, a shortcut may need its input."""
+    def act(self, own: str = "relu", *, in_place: bool = False) -> nn.Module:
+        """The activation: the user's, or else the network's `own`; `in_place` where nothing else needs its input."""
         self.used.add("act")
-        return choose(ACTIVATIONS, own if self.config.act == "auto" else self.config.act, "--act")()
+        act = choose(ACTIVATIONS, own if self.config.act == "auto" else self.config.act, "--act")()
+        if isinstance(act, IN_PLACE):
+            act.inplace = in_place
+        return act
 
-    def norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module]:
-        """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights."""
+    def norm_act(self, channels: int, act: str = "relu", conv: nn.Conv2d | None = None) -> tuple[nn.Module, nn.Module]:
+        """A norm and the activation after it, as two modules, so that the norm keeps its name in the weights.
+
+        `conv` is the convolution right before, which may activate where there is no norm.
+        """
         if self.row.fused:
             return self.row.fused(self.config)(channels), nn.Identity()
-        return self.norm(channels), self.act(act)
+        norm = self.norm(channels)
+        act = self.act(act, in_place=conv is not None or not isinstance(norm, nn.Identity))
+        return norm, nn.Identity() if self.add_act(conv, norm, act) else act
+
+    def add_act(self, conv: nn.Module | None, norm: nn.Module, act: nn.Module) -> nn.Module | None:
+        """The one of a convolution and its norm that was made to do what follows too, if there is such: called with a
+        shortcut it adds it, and it applies `act`, which is nothing or an activation."""
+        last = conv if isinstance(norm, nn.Identity) else norm
+        fusions = () if self.config.ghost_batch else FUSIONS[self.config.kernels]
+        if not any(fuse(last, act) for fuse in fusions):
+            return None
+        self.used.add("kernels")
+        return last
 
     def conv_norm_act(
         self, c_in: int, c_out: int, kernel_size: int, act: str | None = "relu", *, last: bool = False, **options: int
@@ -89,7 +113,7 @@ class Layers:
         conv = self.conv(c_in, c_out, kernel_size, **options)
         if act is None:
             return nn.Sequential(conv, self.norm(c_out, last=last))
-        return nn.Sequential(conv, *self.norm_act(c_out, act))
+        return nn.Sequential(conv, *self.norm_act(c_out, act, conv))
 
     def gate_norm(self, channels: int, **options: bool) -> nn.Module:
         """The norm inside an attention, where channels may be few and there may be one position; options: affine."""
@@ -164,7 +188,10 @@ class Layers:
 
     def end_norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module] | None:
         """The norm and activation that the row wants after the stem and before the head; None if it has no such."""
-        return (self.row.ends(channels), self.act(act)) if self.row.ends else None
+        if not self.row.ends:
+            return None
+        norm, act = self.row.ends(channels), self.act(act, in_place=True)
+        return norm, nn.Identity() if self.add_act(None, norm, act) else act
 
     def block_order(self, own: str) -> str:
         """The order inside residual blocks: the user's, or else the norm's, or else the network's `own`."""

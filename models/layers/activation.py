@@ -1,4 +1,7 @@
-"""Activations by name. None works in place, since a shortcut may still need its input."""
+"""Activations by name.
+
+Some can take the place of their input where nothing else needs that: a large tensor less to make, to write and to keep.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,3 +35,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "hard-sigmoid": nn.Hardsigmoid,
 }
+
+# Those whose gradient torch computes from their output: the others would keep a copy of their input.
+IN_PLACE = (nn.ReLU, nn.ReLU6)

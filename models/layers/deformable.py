@@ -23,10 +23,14 @@ class DeformableConv2d(nn.Conv2d):
     `sampling` gives (n, 3 k^2, h, w): down and right of each tap in turn, then the weights of taps before a sigmoid.
     """
 
+    autocasts = False  # its kernel: it computes in no less than float32
+
     def __init__(self, c_in: int, c_out: int, kernel_size: int, **options: object) -> None:
         super().__init__(c_in, c_out, kernel_size, **options)
         window = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         self.sampling = ZeroConv2d(c_in, 3 * kernel_size**2, kernel_size, **window)
+
+    can_fuse = False
 
     @property
     def plain_type(self) -> type[nn.Conv2d]:

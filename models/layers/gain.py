@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.layers.convolution import PWSConv2d
 from models.layers.dropping import DROPPING
+from models.layers.fused_convolution import FusedConvolution
 from utils.errors import NumericsError
 
 OUTPUT_VARIANCE = 2.0  # of a convolution before ReLU, so that the second moment after it is 1 (seeds.md 2.1)
@@ -56,7 +57,7 @@ def set_data_gains(model: nn.Module, images: Tensor) -> None:
 
 def _setter(name: str) -> Callable[[PWSConv2d, tuple[Tensor], Tensor], Tensor]:
     def set_gain(conv: PWSConv2d, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        variance = output.var().item()
+        variance = conv.linear(inputs[0]).var().item() if isinstance(conv, FusedConvolution) else output.var().item()
         if not 0 < variance < float("inf"):
             raise NumericsError(f"{name}: its output on the first batch has variance {variance}; that gives no gain")
         conv.alpha.fill_((OUTPUT_VARIANCE / variance) ** 0.5)

@@ -14,6 +14,8 @@ from models.layers.channels import refuse_groups
 from models.layers.convolution import A1Conv2d, PWSConv2d, PWSRule, WNConv2d, WSConv2d
 from models.layers.evonorm import EvoNormB0, EvoNormS0
 from models.layers.frn import FilterResponseNorm
+from models.layers.group_norm import GroupNorm
+from models.layers.instance_norm import InstanceNorm2d
 from models.layers.sharing import PairedBatchNorm2d
 from models.layers.switchnorm import SwitchNorm2d
 from models.layers.sync import SyncBatchNorm2d
@@ -23,7 +25,7 @@ from utils.errors import UsageError
 NormLayer = Callable[[int], nn.Module]
 ConvLayer = Callable[..., nn.Conv2d]
 
-LAYER_NORM = partial(nn.GroupNorm, 1)  # over channels and positions, with a gain and a bias for each channel
+LAYER_NORM = partial(GroupNorm, 1)  # over channels and positions, with a gain and a bias for each channel
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Normalization:
 
 
 def _group_norm(config: ModelConfig) -> NormLayer:
-    def layer(channels: int) -> nn.GroupNorm:
+    def layer(channels: int) -> GroupNorm:
         refuse_groups("--norm-groups", config.norm_groups, channels, config.model)
-        return nn.GroupNorm(config.norm_groups, channels)
+        return GroupNorm(config.norm_groups, channels)
 
     return layer
 
@@ -85,8 +87,8 @@ NORMALIZATIONS = {
     "syncbn": Normalization(norm=lambda config: SyncBatchNorm2d, gate=SyncBatchNorm2d),
     "bng2": Normalization(norm=_paired_batch_norm, gate=nn.BatchNorm2d),
     "gn": Normalization(norm=_group_norm, settings=("norm_groups",)),
-    "in": Normalization(norm=lambda config: nn.InstanceNorm2d),
-    "in_affine": Normalization(norm=lambda config: partial(nn.InstanceNorm2d, affine=True)),
+    "in": Normalization(norm=lambda config: InstanceNorm2d),
+    "in_affine": Normalization(norm=lambda config: partial(InstanceNorm2d, affine=True)),
     "ln": Normalization(norm=lambda config: LAYER_NORM),
     "switchnorm": Normalization(norm=lambda config: SwitchNorm2d, gate=nn.BatchNorm2d),
     "evonorm_b0": Normalization(

@@ -49,9 +49,11 @@ class Maker(Protocol):
 
     def norm(self, channels: int, *, last: bool = False) -> nn.Module: ...
 
-    def act(self, own: str = "relu") -> nn.Module: ...
+    def act(self, own: str = "relu", *, in_place: bool = False) -> nn.Module: ...
 
-    def norm_act(self, channels: int, act: str = "relu") -> tuple[nn.Module, nn.Module]: ...
+    def norm_act(
+        self, channels: int, act: str = "relu", conv: nn.Module | None = None
+    ) -> tuple[nn.Module, nn.Module]: ...
 
     def attention(self, channels: int) -> nn.Module: ...
 
@@ -172,12 +174,14 @@ class OctaveLayers:
             return self.layers.norm(channels, last=last)
         return EachFrequency(*(self.layers.norm(number, last=last) for number in channels))
 
-    def act(self, own: str = "relu") -> nn.Module:
-        return BothFrequencies(self.layers.act(own))
+    def act(self, own: str = "relu", *, in_place: bool = False) -> nn.Module:
+        return BothFrequencies(self.layers.act(own, in_place=in_place))
 
-    def norm_act(self, channels: Channels, act: str = "relu") -> tuple[nn.Module, nn.Module]:
+    def norm_act(
+        self, channels: Channels, act: str = "relu", conv: nn.Module | None = None
+    ) -> tuple[nn.Module, nn.Module]:
         if isinstance(channels, int):
-            return self.layers.norm_act(channels, act)
+            return self.layers.norm_act(channels, act, conv)
         (high, shared), (low, _) = (self.layers.norm_act(number, act) for number in channels)
         return EachFrequency(high, low), BothFrequencies(shared)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.channels import as_column, fewer_than_positions
+from models.layers.moments import is_half, mean, mean_square, scaled
 
 
 class SwitchNorm2d(nn.Module):
@@ -22,22 +23,50 @@ class SwitchNorm2d(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_half(x) and not torch.compiler.is_compiling():
+            return self._half(x)
         wide = x.to(torch.promote_types(x.dtype, self.weight.dtype))
         correction = fewer_than_positions(x)
         instance = torch.var_mean(wide, (2, 3), keepdim=True, correction=correction)
         layer = torch.var_mean(wide, (1, 2, 3), keepdim=True)
-        variances, means = zip(instance, layer, self._batch(wide), strict=True)
-        mean = sum(share * value for share, value in zip(self.mean_weight.softmax(0), means, strict=True))
-        variance = sum(share * value for share, value in zip(self.var_weight.softmax(0), variances, strict=True))
-        normalized = (wide - mean) * torch.rsqrt(variance + self.eps)
+        batch = self._batch(*torch.var_mean(wide, (0, 2, 3))) if self.training else self._running()
+        middle, variance = self._mixed(instance, layer, batch)
+        normalized = (wide - middle) * torch.rsqrt(variance + self.eps)
         return (normalized * as_column(self.weight) + as_column(self.bias)).to(x.dtype)
 
-    def _batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Variance and mean (1, c, 1, 1): the batch's, which also move the running ones, or in evaluation those."""
-        if not self.training:
-            return as_column(self.running_var), as_column(self.running_mean)
-        variance, mean = torch.var_mean(x, (0, 2, 3))
+    def _half(self, x: Tensor) -> Tensor:
+        """The same with statistics in float32 from the instances' moments, for x in half precision."""
+        first, second, positions = mean(x), mean_square(x), x.shape[2] * x.shape[3]
+        instance = _sample(first, second, positions, ())
+        layer = _sample(first, second, positions, (1,))
+        batch = self._running()
+        if self.training:
+            batch = self._batch(*(values.flatten() for values in _sample(first, second, positions, (0,))))
+        middle, variance = self._mixed(instance, layer, batch)
+        scale = torch.rsqrt(variance + self.eps) * as_column(self.weight)
+        return scaled(x, scale, as_column(self.bias) - middle * scale)
+
+    def _mixed(self, *statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and variance from those (variance and mean) of instance, layer and batch."""
+        variances, means = zip(*statistics, strict=True)
+        mean = sum(share * value for share, value in zip(self.mean_weight.softmax(0), means, strict=True))
+        return mean, sum(share * value for share, value in zip(self.var_weight.softmax(0), variances, strict=True))
+
+    def _running(self) -> tuple[Tensor, Tensor]:
+        return as_column(self.running_var), as_column(self.running_mean)
+
+    def _batch(self, variance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Variance and mean (1, c, 1, 1) of the batch, which also move the running ones."""
         with torch.no_grad():
             self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         return as_column(variance), as_column(mean)
+
+
+def _sample(first: Tensor, second: Tensor, positions: int, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Sample variance and mean over positions and the dimensions `over`, from instances' means and mean squares."""
+    count = positions
+    for dimension in over:
+        count *= first.shape[dimension]
+        first, second = first.mean(dimension, keepdim=True), second.mean(dimension, keepdim=True)
+    return (second - first.square()).clamp(min=0) * (count / max(1, count - 1)), first

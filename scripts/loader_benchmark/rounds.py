@@ -67,6 +67,8 @@ class Runner:
         if "failed" in answer:
             raise TrainingError(answer["failed"])
         os.killpg(self._process.pid, signal.SIGSTOP)
+        # Until it has stopped the kernel would not end it should this process be killed, and it would stop for good.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         return answer[wanted]
 
     def _ending(self) -> str:

@@ -4,10 +4,11 @@ import contextlib
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.distributed import World
 from utils.optim import Sharpness
-from utils.replication import Replicas, replicate
+from utils.replication import BUFFER_BROADCAST, Replicas, replicate
 
 SHARDS, BATCH = 4, 6
 RADIUS = 0.7
@@ -81,9 +82,34 @@ def all_cases(world: World) -> dict[str, dict[str, Tensor]]:
         "resumed": resumed(world),
         "rehearsed": rehearsed(world),
         "other start": other_start(world),
+        "compressed": compressed(world),
         "sharp": sharp(world, False),
         "sharp and exact": sharp(world, True),
     }
+
+
+def compressed(world: World) -> dict[str, Tensor]:
+    """One step of gradients that travel as bfloat16."""
+    model = network(torch.float64)
+    replicas = replicate(model, world, SHARDS, False, "bf16")
+    rehearsal(replicas, torch.float64)
+    return walk(model, replicas, range(1), torch.float64)
+
+
+def either_graph(world: World) -> dict[str, Tensor | bool]:
+    """Three steps of a shard for each process, with the static graph that DDP is then told of and without."""
+    found = {}
+    for name in ("static", "free"):
+        model = network(torch.float32)
+        replicas = replicate(model, world, world.size, False)
+        found[f"{name} graph"] = replicas.network.static_graph
+        if name == "free":
+            flags = {"gradient_as_bucket_view": True, BUFFER_BROADCAST: False}
+            replicas.network = DistributedDataParallel(model, **flags)
+        rehearsal(replicas, torch.float32)
+        values = walk(model, replicas, range(3), torch.float32)
+        found |= {f"{name} {key}": value for key, value in values.items()}
+    return found
 
 
 def resumed(world: World) -> dict[str, Tensor]:

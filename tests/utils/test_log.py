@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils import log
-from utils.log import History, IndexLog, Progress, Report, Stopwatch, clock, cut_index_logs, read_history
+from utils.log import History, IndexLog, Progress, Report, clock, cut_index_logs, read_history
 
 
 def steps(folder: Path) -> list[int]:
@@ -142,7 +142,9 @@ VALUES = {
     "optim/lr": 0.04,
     "perf/img_per_s": 200.0,
     "perf/data_wait": 0.25,
+    "mem/peak_gib": 1.5,
 }
+TIMES = {"time/data_wait": 0.25, "time/forward": 0.25, "time/backward": 0.496, "time/logging": 0.004}
 
 
 def test_progress_tells_where_the_run_is_and_when_it_ends(capfd: pytest.CaptureFixture[str]) -> None:
@@ -150,8 +152,10 @@ def test_progress_tells_where_the_run_is_and_when_it_ends(capfd: pytest.CaptureF
     progress.show(250, VALUES)
     (line,) = capfd.readouterr().out.splitlines()
     expected = ["epoch 3/10", "step 250/1000", "loss 1.2346", "top-1 45.68 %", "lr 0.04", "200 img/s"]
-    for words in [*expected, "waiting for data 25 %", "ETA 0:04:00"]:  # 750 steps of 64 images at 200 a second
+    for words in [*expected, "waiting for data 25 %", "1.50 GiB", "ETA 0:04:00"]:  # 750 steps of 64 images at 200/s
         assert words in line
+    progress.show(251, VALUES | TIMES)
+    assert "waiting for data 25 %  forward 25 backward 50 %  1.50 GiB" in capfd.readouterr().out
     assert "skipped" not in line
     assert "\x1b" not in line
 
@@ -188,28 +192,15 @@ def test_progress_rewrites_one_line_on_a_terminal(
     assert shown[2] == "done\n"
 
 
-def test_stopwatch_tells_the_rate_and_the_share_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(log.time, "perf_counter", lambda: now[0])
-    watch = Stopwatch()
-    watch.images += 300
-    now[0] = 101.5
-    watch.waiting(101.0)
-    now[0] = 102.0
-    assert watch.read(4) == {"perf/img_per_s": 600.0, "perf/data_wait": 0.25}
-    now[0] = 103.0
-    assert watch.read(4) == {"perf/img_per_s": 0.0, "perf/data_wait": 0.0}
-
-
 def test_report_hands_numbers_to_history_and_progress(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = Report(History(tmp_path, 0), Progress(10, 5, 4), IndexLog(tmp_path, 0))
     report.used(0, 1, torch.tensor([5, 3]))
-    report.progressed(1, {"train/loss": 2.0, "optim/lr": 0.1}, 2)
+    report.progressed(1, VALUES | {"train/loss": 2.0})
     report.validated(1, {"val": {"top1": 50.0}, "val_ema": {"top1": 60.0}})
     report.flush()
     training, validation = read_history(tmp_path)
     assert (training["step"], training["train/loss"]) == (1, 2.0)
-    assert training["perf/img_per_s"] > 0
+    assert training["perf/img_per_s"] == 200.0
     assert {name for name in validation if "/" in name} == {"val/top1", "val_ema/top1"}
     assert "step 1/10" in capfd.readouterr().out
     assert json.loads((tmp_path / "indices_rank0.jsonl").read_text()) == {"step": 0, "shard": 1, "indices": [5, 3]}
@@ -218,7 +209,7 @@ def test_report_hands_numbers_to_history_and_progress(tmp_path: Path, capfd: pyt
 def test_report_of_another_rank_tells_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     report = Report(None, Progress(10, 5, 4), None)
     report.used(0, 1, torch.tensor([5, 3]))
-    report.progressed(1, {"train/loss": 2.0, "optim/lr": 0.1}, 2)
+    report.progressed(1, VALUES)
     report.validated(1, {"val": {"top1": 50.0}})
     report.flush()
     assert capfd.readouterr().out == ""
@@ -228,15 +219,15 @@ def test_report_of_another_rank_tells_nothing(tmp_path: Path, capfd: pytest.Capt
 def test_table_has_a_row_for_each_epoch_with_means_over_steps_and_last_values(tmp_path: Path) -> None:
     history = History(tmp_path, 0)
     for step, loss in ((4, 1.0), (5, 6.0), (9, 3.0), (10, 3.0)):
-        history.add(step, {"train/loss": loss, "optim/lr": 1 / step})
+        history.add(step, {"train/loss": loss, "optim/lr": 1 / step, "time/copy": 2 * loss})
         if step % 5 == 0:
             history.add(step, {"val/top1": float(step), "weights/fc.bias/mean": 0.5})
             history.write_epochs(5)
     rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
     assert rows == [
-        ["epoch", "step", "train/loss", "optim/lr", "val/top1"],
-        ["1", "5", "2.0", "0.2", "5.0"],  # 4 steps of loss 1 and one of 6
-        ["2", "10", "3.0", "0.1", "10.0"],
+        ["epoch", "step", "train/loss", "optim/lr", "time/copy", "val/top1"],
+        ["1", "5", "2.0", "0.2", "4.0", "5.0"],  # 4 steps of loss 1 and one of 6
+        ["2", "10", "3.0", "0.1", "6.0", "10.0"],
     ]
 
 

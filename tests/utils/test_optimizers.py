@@ -16,6 +16,7 @@ from utils.config import OptimConfig
 from utils.config.parsing import as_toml, config_from_settings, read_config
 from utils.errors import UsageError
 from utils.optim import Sharpness, build_clipping, build_optimizer, set_rate
+from utils.optim.building import keep_rate_on_device
 from utils.optim.guarding import Steps
 
 Array = NDArray[np.float64]
@@ -233,9 +234,35 @@ def test_clipping_and_sharpness_do_not_ask_the_device(mode: str) -> None:
             pass
 
 
-def test_what_asks_is_noticed() -> None:
-    with NeverAsked(), pytest.raises(AssertionError):
-        torch.ones(1).item()
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_rate_on_the_device_takes_the_same_steps_and_travels_in_checkpoints_as_a_number(kind: type) -> None:
+    """0.25 and 0.125 are the same in float32."""
+
+    def made(on_device: bool) -> tuple[list[nn.Parameter], Steps]:
+        weights = parameters(torch.float32)
+        halves = [{"params": weights[:1]}, {"params": weights[1:], "weight_decay": 0.0}]
+        optimizer = kind(halves, lr=0.0, weight_decay=0.01, fused=True)
+        if on_device:
+            keep_rate_on_device(optimizer)
+        return weights, optimizer
+
+    (ours, one), (theirs, other) = made(True), made(False)
+    rate = one.param_groups[0]["lr"]
+    for step in range(4):
+        for weights, optimizer in ((ours, one), (theirs, other)):
+            for weight, gradient in zip(weights, gradients(step), strict=True):
+                weight.grad = gradient.float()
+            set_rate(optimizer, 0.25 / (1 + step % 2))
+            optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        if step == 1:
+            state = one.state_dict()
+            assert [group["lr"] for group in state["param_groups"]] == [0.125, 0.125]
+            assert all(isinstance(group["lr"], float) for group in state["param_groups"])
+            one.load_state_dict(copy.deepcopy(other.state_dict()))
+            other.load_state_dict(copy.deepcopy(state))
+    assert all(group["lr"] is rate for group in one.param_groups)
+    assert rate == 0.125
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -467,3 +494,31 @@ def test_flags_of_optimizers_are_read_from_a_command_line_and_a_recipe() -> None
     for wrong in ("--betas 1 0.9", "--lookahead 0 0.5", "--lookahead 5 0", "--sam 0", "--clip-mode agg", "--opt adam"):
         with pytest.raises(UsageError):
             read_config(wrong.split())
+
+
+@pytest.mark.parametrize("opt", ["sgd", "nesterov"])
+def test_sgd_in_the_order_of_memory_has_torchs_bits(opt: str) -> None:
+    torch.manual_seed(0)
+    shapes = ((64, 33, 3, 3), (16, 8, 1, 1), (10, 64), (64,))
+    weights = [torch.randn(shape) for shape in shapes]
+    gradients = [torch.randn(shape) for shape in shapes]
+    found = []
+    for is_ours in (True, False):
+        parameters = [
+            nn.Parameter(w.clone(memory_format=torch.channels_last) if w.ndim == 4 else w.clone()) for w in weights
+        ]
+        groups = [{"params": parameters, "weight_decay": 1e-2}]
+        settings = {"momentum": 0.9, "nesterov": opt == "nesterov"}
+        ours = (
+            build_optimizer(groups, OptimConfig(opt=opt))
+            if is_ours
+            else torch.optim.SGD(groups, fused=True, **settings)
+        )
+        for step in range(3):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient * (step + 1))
+            set_rate(ours, 0.1)
+            ours.found_inf = torch.tensor(float(step == 1))
+            ours.step()
+        found.append([p.detach() for p in parameters] + [ours.state[p]["momentum_buffer"] for p in parameters])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

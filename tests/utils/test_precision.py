@@ -14,7 +14,7 @@ from utils.config import OptimConfig, TrainingConfig
 from utils.distributed import World
 from utils.errors import EnvironmentFault, NumericsError, UsageError
 from utils.optim import build_optimizer, parameter_groups, set_rate
-from utils.precision import Precision, refuse_unscaled
+from utils.precision import Precision, allow_tf32, refuse_unscaled
 from utils.replication import replicate
 
 CPU = torch.device("cpu")
@@ -170,6 +170,26 @@ def test_twenty_skipped_steps_in_a_row_end_the_run() -> None:
     assert error.value.exit_code == 5
 
 
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_numbers_read_elsewhere_tell_what_the_device_had_then(name: str) -> None:
+    training = Training(name)
+    for step in range(20):
+        training.step(step, infinite)
+    precision = training.precision
+    then = {name: number.clone().item() for name, number in precision.numbers().items()}
+    assert all(number.ndim == 0 or number.numel() == 1 for number in precision.numbers().values())
+    expected = precision.values()
+    for step in range(20, 22):
+        training.step(step)
+    assert precision.values(then) == expected != precision.values({**then, "skipped": 21})
+    precision.check(22)
+    with pytest.raises(NumericsError, match="in 20 steps in a row up to step 20"):
+        precision.check(20, then)
+    if name == "fp16":
+        with pytest.raises(NumericsError, match=r"loss scale fell to 3.05e-05 at step 9"):
+            precision.check(9, {"skipped": 3, "skipped_in_a_row": 3, "scale": 2.0**-15})
+
+
 def test_a_finite_step_begins_the_count_anew() -> None:
     optimizer = build_optimizer([{"params": [nn.Parameter(torch.ones(1))]}], OptimConfig())
     precision = Precision(TrainingConfig(), CPU)
@@ -322,6 +342,19 @@ def test_precision_names_what_is_stored_and_what_computes(
     assert found.storage == storage
     with found.autocast():
         assert nn.Linear(2, 2, dtype=storage)(torch.ones(1, 2, dtype=storage)).dtype == compute
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_one_switch_for_all_who_ask(allowed: bool) -> None:
+    """torch's own two ways to ask, and what its compiler asks."""
+    allow_tf32(allowed)
+    backends = torch.backends
+    found = [backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32]
+    found += [one.fp32_precision == "tf32" for one in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)]
+    found.append(torch.get_float32_matmul_precision() == "high")
+    assert found == [allowed] * 6
+    Precision(TrainingConfig(precision="bf16"), CPU)
+    assert not backends.cuda.matmul.allow_tf32 and not backends.cudnn.allow_tf32
 
 
 def test_tf32_needs_a_gpu_that_has_it() -> None:

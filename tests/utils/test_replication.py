@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.utils.worlds import on_each_of
 from utils.config import TrainingConfig
 from utils.distributed import World
 from utils.errors import UsageError
-from utils.replication import PairwiseSum, RunningStatistics, count_shards, replicate
+from utils.replication import PairwiseSum, RunningStatistics, count_shards, refuse_compression, replicate
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 Cases = dict[str, dict[str, Tensor]]
@@ -61,6 +62,47 @@ def test_step_is_the_mean_over_shards_on_any_number_of_processes(
         for name, expected in by_hand().items():
             # Only the order of additions differs: 1e-9 in float64 is far above it and far below any mistake.
             torch.testing.assert_close(found[name], expected, rtol=1e-9, atol=1e-12, msg=f"{kind}, {size}: {name}")
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_compressed_gradients_are_the_mean_to_the_rounding_of_bfloat16(
+    size: int, worlds: dict[int, list[Cases]]
+) -> None:
+    for cases in worlds[size]:
+        rounded = 0.0
+        for name, expected in by_hand().items():
+            found = cases["compressed"][name]
+            assert found.dtype == expected.dtype
+            if name.startswith("grad "):
+                # Each process rounds its part (2^-9 of it), and each of the additions the sum so far.
+                torch.testing.assert_close(found, expected, rtol=0, atol=4 * 2**-9 * expected.abs().max().item())
+                rounded = max(rounded, (found - expected).abs().max().item())
+        assert rounded < 1e-12 if size == 1 else rounded > 1e-6
+        for name in ("grad 0.weight", "grad 6.bias"):
+            assert torch.equal(cases["compressed"][name], worlds[size][0]["compressed"][name])
+
+
+def test_a_static_graph_has_the_bits_of_a_free_one(tmp_path: Path) -> None:
+    """On three processes, where the limits of buckets decide the order of additions."""
+    for found in on_each_of(3, replication_work.either_graph, tmp_path / "worlds"):
+        assert found.pop("static graph") and found.pop("free graph")
+        names = [name.removeprefix("free ") for name in found if name.startswith("free ")]
+        assert len(names) == 26
+        for name in names:
+            assert torch.equal(found[f"static {name}"], found[f"free {name}"]), name
+
+
+@pytest.mark.parametrize(
+    ("size", "training", "reason"),
+    [
+        (2, {"exact": True}, "--ddp-compress bf16 rounds what --exact promises to the last bit"),
+        (1, {}, "--ddp-compress bf16 has no effect on one process"),
+    ],
+)
+def test_compression_is_refused_where_it_has_no_place(size: int, training: dict[str, bool], reason: str) -> None:
+    refuse_compression(TrainingConfig(ddp_compress="bf16"), 2)
+    with pytest.raises(UsageError, match=reason):
+        refuse_compression(TrainingConfig(ddp_compress="bf16", **training), size)
 
 
 @functools.cache

@@ -9,10 +9,10 @@ from utils.registry import nearest
 
 # Without effect on the weights that come out. Shards, grad_accum_steps, data_dir and the teacher are compared by what
 # they stand for: V, the data set's fingerprint, and the sum of the teacher's weights.
-THE_MACHINE = ("data_dir", "workers", "shards", "grad_accum_steps", "device", "threads", "timeout")
+THE_MACHINE = ("data_dir", "workers", "shards", "grad_accum_steps", "device", "threads", "timeout", "kernels")
 PATIENCE = ("bad_image_budget",)
 VALIDATION = ("val_resize", "val_crop", "val_batch_size", "val_interval", "evaluate", "class_accuracy")
-WHAT_IS_TOLD = ("log_interval", "log_indices", "weight_stats", "model_info", "debug")
+WHAT_IS_TOLD = ("log_interval", "log_indices", "weight_stats", "profile", "model_info", "debug")
 KEPT = ("output_dir", "save_every", "keep_epochs")
 RESUMING = ("resume", "resume_allow")
 TEACHER = ("teacher", "teacher_weights", "teacher_pretrained")

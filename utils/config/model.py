@@ -86,3 +86,6 @@ class ModelConfig:
     """pws: the fan that fixes the scale of a kernel"""
     pws_gain: Literal["data", "one"] = "data"
     """pws: gains start from the first batch's variance (data) or at one"""
+    kernels: Literal["auto", "plain", "triton"] = "auto"
+    """norms with their ReLU and addition, and all weights of ws, a1 and pws, by torch's operations (plain) or as one
+    kernel each way on a GPU (triton); auto is plain"""

@@ -43,6 +43,8 @@ class RunConfig:
     """tell the mean, standard deviation and norm of each weight to TensorBoard at every validation"""
     log_indices: bool = False
     """write which images each step used, one file a rank"""
+    profile: Annotated[int | None, Field(ge=1)] = None
+    """write a trace and a table of the costs of so many steps, after five others, of the first rank"""
     model_info: bool = False
     """only print the layers of the network with output shapes, parameters and multiply-adds for --img-size"""
     debug: bool = False

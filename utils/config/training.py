@@ -8,6 +8,8 @@ from tyro.conf import arg
 
 from utils.config.strict import STRICT
 
+Compilation = Literal["auto", "off", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
@@ -21,8 +23,16 @@ class TrainingConfig:
     """shards that one process adds up before a step: another way to give --shards"""
     precision: Annotated[Literal["fp32", "tf32", "fp16", "bf16", "fp64"], arg(aliases=["--dtype"])] = "fp32"
     """arithmetic of the network; --amp is fp16; fp64 is for checks"""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """layout of images and kernels; auto: on a GPU what some steps at the start of a run are faster in; on a CPU, and
+    with --exact, on"""
+    compile: Annotated[Compilation, arg(aliases=["--torchcompile"])] = "auto"
+    """torch.compile of training and evaluation, by its mode, kept in ~/.cache/train_dist; auto is off: slower on a CPU,
+    and not measured on a GPU yet"""
     loss_scale: Annotated[float | None, Field(gt=0), arg(aliases=["--static-loss-scale"])] = None
     """fp16: factor on the loss that stays as it is, such as 128; one that adapts if not given"""
+    ddp_compress: Literal["off", "bf16"] = "off"
+    """type of gradients on their way between processes: their own, or bfloat16, half of the bytes of float32"""
     exact: bool = False
     """same bits at any number of processes: tree order of additions, deterministic kernels, one thread on a CPU"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -15,6 +15,7 @@ from utils.optim.kinds import Kinds, kinds_of
 from utils.optim.layerwise import LAMB, LARS
 from utils.optim.listwise import Adan, Lion, ListOptimizer, RMSpropTF
 from utils.optim.lookahead import Lookahead
+from utils.optim.memory_order import MemoryOrderSGD
 from utils.optim.muon import ADAMW, MuonWithAdamW
 from utils.optim.shaping import Shaped, refuse_without_el2, shapes
 
@@ -84,7 +85,10 @@ def _refuse(config: OptimConfig, row: Row) -> None:
 
 def _sgd(groups: list[Group], values: Values, fused: bool, kinds: Kinds) -> Steps:
     """SGD as torch has it, fused: one pass over the weights, and steps that the device itself can skip."""
-    optimizer = torch.optim.SGD(groups, lr=0.0, fused=fused, **values)
+    kind = torch.optim.SGD if _on_gpu(groups) or not fused else MemoryOrderSGD
+    optimizer = kind(groups, lr=0.0, fused=fused, **values)
+    if fused and _on_gpu(groups):
+        keep_rate_on_device(optimizer)
     if values["momentum"]:  # torch would leave it uninitialized where the first step is skipped, as fp16's often is
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -94,7 +98,10 @@ def _sgd(groups: list[Group], values: Values, fused: bool, kinds: Kinds) -> Step
 def _adamw(groups: list[Group], values: Values, fused: bool, kinds: Kinds) -> Steps:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) as torch has it."""
     if fused:
-        return torch.optim.AdamW(groups, lr=0.0, fused=True, **values)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True, **values)
+        if _on_gpu(groups):
+            keep_rate_on_device(optimizer)
+        return optimizer
     return Guarded(torch.optim.AdamW(groups, lr=0.0, fused=False, capturable=_on_gpu(groups), **values))
 
 
@@ -135,6 +142,24 @@ def _on_gpu(groups: list[Group]) -> bool:
     return groups[0]["params"][0].is_cuda
 
 
+def keep_rate_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Give its fused kernels a learning rate on the device, float32, which `set_rate` fills: a captured step reads it
+    there. A checkpoint has a plain number all the same, and one from a CPU fills it."""
+    rate = torch.zeros((), device=optimizer.param_groups[0]["params"][0].device)
+
+    def as_tensor(optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate.fill_(group["lr"])
+
+    def as_number(optimizer: torch.optim.Optimizer, state: dict[str, list[dict[str, object]]]) -> None:
+        for group in state["param_groups"]:
+            group["lr"] = float(group["lr"])
+
+    as_tensor(optimizer)
+    optimizer.register_load_state_dict_post_hook(as_tensor)
+    optimizer.register_state_dict_post_hook(as_number)
+
+
 SETTINGS = ("momentum", "betas", "eps", "rmsprop_alpha", "trust_coefficient")
 OPTIMIZERS = {
     "sgd": Row(_sgd, {"momentum": 0.9, "nesterov": False}, coupled=True, fused=True),
@@ -153,7 +178,7 @@ OPTIMIZERS = {
 def set_rate(optimizer: Steps, rate: float) -> None:
     """Use this learning rate in all groups from the next step on."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):  # NVIDIA's, where steps can be captured
+        if isinstance(group["lr"], Tensor):  # where steps can be captured
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
