@@ -45,6 +45,18 @@ def dress(axes: "Axes", title: str, unit: str) -> None:
     axes.spines[["left", "bottom"]].set_color("#AAAAAA")
 
 
+def dress_bars(axes: "Axes", title: str, fastest: float) -> None:
+    """Of bars across, the longest `fastest`: a title, a pale grid, and no frame."""
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
+    axes.set_xlim(0, 1.16 * fastest)
+    axes.margins(y=0.01)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0)
+    axes.spines[:].set_visible(False)
+
+
 def save_png(figure: "Figure", path: Path) -> None:
     """Write a picture. UsageError if its path cannot be written."""
     try:

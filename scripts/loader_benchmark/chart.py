@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scripts.drawing import COLOURS, INK, empty_figure
+from scripts.drawing import COLOURS, INK, dress_bars, empty_figure
 from scripts.loader_benchmark.contenders import LIMITS, NOTHING, PEERS
 from scripts.loader_benchmark.report import Score
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OURS, OTHERS, LIMIT = COLOURS[0], "#B9BEC4", "#8A8F95"  # blue, and greys
-PALE, GRID = "#777777", "#E8E8E8"
+PALE = "#777777"
 BAR, INCH_PER_BAR = 0.72, 0.31
 KINDS = ((OURS, "", "train_dist"), (OTHERS, "", "others, as their users run them"))
 LIMIT_KIND = ("white", "////", "libjpeg-turbo alone, decoding crops or whole images")
@@ -29,7 +29,7 @@ def draw(scores: Sequence[Score], title: str, below: str) -> "Figure":
     for label, one in zip(axes.get_yticklabels(), shown, strict=True):
         if _is_ours(one):
             label.set(color=OURS, fontweight="bold")
-    _dress(axes, title, max(one.fastest for one in shown))
+    dress_bars(axes, title, max(one.fastest for one in shown))
     _tell_kinds(axes, any(one.name in LIMITS for one in shown))
     figure.supxlabel(below, x=0.01, ha="left", fontsize=7.5, color=PALE, wrap=True)
     return figure
@@ -54,18 +54,6 @@ def _bar(axes: "Axes", place: int, one: Score) -> None:
     if one.contender.makes != NOTHING:
         beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(one.contender.makes, (1, 0.5), xycoords=number, color=PALE, fontsize=8, **beside)
-
-
-def _dress(axes: "Axes", title: str, fastest: float) -> None:
-    """A title, a pale grid across, and no frame."""
-    axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", color=INK, pad=12)
-    axes.set_xlim(0, 1.16 * fastest)
-    axes.margins(y=0.01)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _tell_kinds(axes: "Axes", with_limits: bool) -> None:

@@ -1,17 +1,12 @@
 """What is told of the measurements: a table in Markdown, the machine, and JSON."""
 
-import os
-import platform
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from PIL import features
 
+from scripts.benchmarking import cores, processor, versions
 from scripts.loader_benchmark.contenders import CROP_LIMIT, LIMITS, WHOLE_LIMIT, Contender
 from scripts.loader_benchmark.measuring import Pass
 
@@ -91,16 +86,5 @@ def records(scores: Sequence[Score]) -> list[dict[str, str | float | None]]:
 
 def machine() -> str:
     """Processor, cores that this process may use, system and versions, on one line."""
-    with suppress(OSError):
-        found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    processor = " ".join(found[1].split()) if found else platform.machine()
-    cores = len(os.sched_getaffinity(0))
     codec = features.version("libjpeg_turbo") or "unknown"
-    versions = ", ".join(filter(None, map(_version, PACKAGES)))
-    return f"{processor}, {cores} cores; Python {platform.python_version()}, {versions} (libjpeg-turbo {codec})"
-
-
-def _version(package: str) -> str:
-    with suppress(PackageNotFoundError):
-        return f"{package.removeprefix('nvidia-').removesuffix('-cuda130')} {version(package)}"
-    return ""
+    return f"{processor()}, {cores()} cores; {versions(PACKAGES)} (libjpeg-turbo {codec})"

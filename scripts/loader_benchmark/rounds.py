@@ -8,12 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from scripts.benchmarking import PATIENCE, why_gone
 from scripts.loader_benchmark.contenders import Contender, Setup
 from scripts.loader_benchmark.data_forms import ROOT
 from scripts.loader_benchmark.measuring import Pass
 from utils.errors import EnvironmentFault, TrainingError
-
-PATIENCE = 10  # seconds for a process to end
 
 
 class Runner:
@@ -60,7 +59,7 @@ class Runner:
         """What it answers under the name `wanted`; then it is stopped."""
         line = self._process.stdout.readline()
         if not line:
-            raise TrainingError(self._ending())
+            raise TrainingError(why_gone(self._process, self._log))
         answer = json.loads(line)
         if "absent" in answer:
             raise EnvironmentFault(answer["absent"])
@@ -70,13 +69,6 @@ class Runner:
         # Until it has stopped the kernel would not end it should this process be killed, and it would stop for good.
         os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         return answer[wanted]
-
-    def _ending(self) -> str:
-        """Why it is gone without a word."""
-        code = self._process.wait(PATIENCE)
-        said = self._log.read_text(errors="replace").strip().splitlines()
-        how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"{how}{f'; its last line: {said[-1]}' if said else ''}"
 
 
 def run_rounds(runners: Sequence[Runner], rounds: int, told: Callable[[int, str, Pass], None]) -> dict[str, list[Pass]]:

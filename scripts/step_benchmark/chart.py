@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from scripts.drawing import COLOURS, INK, empty_figure
+from scripts.drawing import COLOURS, INK, dress_bars, empty_figure
 from scripts.step_benchmark.report import Score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OURS, OTHERS, PALE, GRID = COLOURS[0], "#B9BEC4", "#777777", "#E8E8E8"
+OURS, OTHERS, PALE = COLOURS[0], "#B9BEC4", "#777777"
 BAR, INCH_PER_BAR, INCH_PER_PANEL = 0.72, 0.31, 0.75
 
 
@@ -34,14 +34,7 @@ def _panel(axes: "Axes", title: str, scores: Sequence[Score]) -> None:
     for label, one in zip(axes.get_yticklabels(), scores, strict=True):
         if one.contender.is_ours:
             label.set(color=OURS, fontweight="bold")
-    axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", color=INK, pad=8)
-    axes.set_xlim(0, 1.16 * max(_range(one)[1] for one in scores))
-    axes.margins(y=0.01)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=0)
-    axes.spines[:].set_visible(False)
+    dress_bars(axes, title, max(_range(one)[1] for one in scores))
 
 
 def _bar(axes: "Axes", place: int, one: Score) -> None:

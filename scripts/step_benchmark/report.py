@@ -1,17 +1,12 @@
 """What is told of the measurements: tables in Markdown, JSON, and why something is not told at all."""
 
-import os
-import platform
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import fmean, median
 
 import torch
 
+from scripts.benchmarking import cores, processor, versions
 from scripts.step_benchmark.contenders import EXTRAS, OURS, PEER_NORM, PLAIN, Contender, Setup, told
 from scripts.step_benchmark.ratios import Ratio, cost, ratio
 from scripts.step_benchmark.resident import COUNT
@@ -205,16 +200,5 @@ def _record(one: Score, ratios: Mapping[str, Ratio], peers: Mapping[str, Score])
 
 def machine(device: str, threads: int) -> str:
     """Processor or card, threads, system and versions, on one line."""
-    with suppress(OSError):
-        found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    processor = " ".join(found[1].split()) if found else platform.machine()
     place = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
-    cores = len(os.sched_getaffinity(0))
-    versions = ", ".join(filter(None, map(_version, PACKAGES)))
-    return f"{place}{processor}, {threads} threads on {cores} cores; Python {platform.python_version()}, {versions}"
-
-
-def _version(package: str) -> str:
-    with suppress(PackageNotFoundError):
-        return f"{package} {version(package)}"
-    return ""
+    return f"{place}{processor()}, {threads} threads on {cores()} cores; {versions(PACKAGES)}"

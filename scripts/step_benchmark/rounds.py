@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.benchmarking import PATIENCE, why_gone
 from scripts.step_benchmark.contenders import ALL, Contender, Setup
 from utils.errors import TrainingError
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 10  # seconds for a process to end
 
 
 class Facts(NamedTuple):
@@ -89,17 +89,10 @@ class Runner:
 
     def _answer(self, wanted: str) -> dict[str, object]:
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line else {"failed": self._ending()}
+        answer = json.loads(line) if line else {"failed": why_gone(self._process, self._log)}
         if "failed" in answer:
             raise TrainingError(answer["failed"])
         return answer[wanted]
-
-    def _ending(self) -> str:
-        """Why it is gone without a word."""
-        code = self._process.wait(PATIENCE)
-        said = self._log.read_text(errors="replace").strip().splitlines()
-        how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"{how}{f'; its last line: {said[-1]}' if said else ''}"
 
 
 def run_rounds(
