@@ -1,6 +1,5 @@
 """What the benchmarks tell alike: the machine, the packages, and why a contender's process is gone."""
 
-import os
 import platform
 import re
 import subprocess
@@ -18,11 +17,6 @@ def processor() -> str:
     with suppress(OSError):
         found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return " ".join(found[1].split()) if found else platform.machine()
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def versions(packages: Iterable[str]) -> str:

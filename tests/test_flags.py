@@ -64,10 +64,7 @@ FLAGS = {
     "erasing_ratio": (f"{SGD} --random-erasing 0.5", "--erasing-ratio 1 1"),
     "repeated_aug": (SGD, "--repeated-aug 2"),
     "img_size_start": (f"{SGD} --train-crop random-resized", "--img-size-start 8 --img-size-ramp 0 1"),
-    "img_size_ramp": (
-        f"{SGD} --train-crop random-resized --img-size-start 8 --img-size-ramp 0 1",
-        "--img-size-ramp 0 3",
-    ),
+    "img_size_ramp": (GROWING, "--img-size-ramp 0 3"),
     "loss_scale": (f"{SGD} --norm none --precision fp16", "--loss-scale 3"),
     "model_ema": (SGD, "--model-ema"),
     "model_ema_decay": (f"{SGD} --model-ema", "--model-ema-decay 0.5"),

@@ -63,7 +63,7 @@ class PairwiseSum:
 
 def add_in_pairs(tensors: list[Tensor], world: World) -> list[Tensor]:
     """The sum over all ranks in tree order, the same bits on each; the world size must be a power of two."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    (flat,) = _flat(tensors)
     theirs = torch.empty_like(flat)
     distance = 1
     while distance < world.size:
@@ -73,8 +73,7 @@ def add_in_pairs(tensors: list[Tensor], world: World) -> list[Tensor]:
             work.wait()
         flat = flat + theirs
         distance *= 2
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+    return _parts(flat, tensors)
 
 
 class RunningStatistics:
@@ -114,19 +113,24 @@ class RunningStatistics:
         _spread(values, self.moving)
 
 
-def _flat(buffers: list[Tensor]) -> list[Tensor]:
-    return [torch.cat([buffer.reshape(-1) for buffer in buffers])] if buffers else []
+def _flat(tensors: list[Tensor]) -> list[Tensor]:
+    """All elements end to end, as a list of none or one tensor."""
+    return [torch.cat([tensor.reshape(-1) for tensor in tensors])] if tensors else []
+
+
+def _parts(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Views on what `_flat` laid end to end, each of the shape that it had."""
+    parts = flat.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
 
 
 def _spread(values: list[Tensor], buffers: list[Tensor]) -> None:
     """Back to where `_flat` took them from, in one operation."""
-    if not values:
-        return
-    parts = values[0].split([buffer.numel() for buffer in buffers])
-    torch._foreach_copy_(buffers, [part.view_as(buffer) for part, buffer in zip(parts, buffers, strict=True)])
+    if values:
+        torch._foreach_copy_(buffers, _parts(values[0], buffers))
 
 
-def _spread_from_first(tensors: Iterable[Tensor]) -> None:
+def _broadcast(tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         dist.broadcast(tensor.data, src=0)
 
@@ -167,7 +171,7 @@ class Replicas:
         # the network at DDP's buckets makes its own.
         is_static = len(self.shards) == 1 and model._compiled_call_impl is None
         flags = {"gradient_as_bucket_view": True, "static_graph": is_static, BUFFER_BROADCAST: False}
-        _spread_from_first(model.buffers())  # which DDP did not until torch 2.14, unless told to each time
+        _broadcast(model.buffers())  # which DDP did not until torch 2.14, unless told to each time
         replica = DistributedDataParallel(model, **flags)
         self.rehearsals = 2 if is_static else 1  # passes after which DDP cuts its buckets
         if self.compress == "bf16":
@@ -230,7 +234,7 @@ class ExactReplicas(Replicas):
     def _replicate(self, model: nn.Module) -> nn.Module:
         self.share = 1 / self.count  # a power of two: exact
         if self.world.size > 1:
-            _spread_from_first([*model.parameters(), *model.buffers()])
+            _broadcast([*model.parameters(), *model.buffers()])
         return model
 
     def rehearse(self, images: Tensor, autocast: AbstractContextManager[None]) -> None:

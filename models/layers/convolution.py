@@ -170,18 +170,19 @@ def _norms(filters: Tensor) -> Tensor:
 
 def _rows(filters: Tensor) -> Tensor:
     """A view on filters (n, c_in, k, k): the weights of each, in the order in which they lie in memory (1, n, fan)."""
-    return (filters.permute(0, 2, 3, 1) if _is_channels_last(filters) else filters).reshape(1, len(filters), -1)
+    return (filters.permute(0, 2, 3, 1) if is_channels_last(filters) else filters).reshape(1, len(filters), -1)
 
 
 def _filters(rows: Tensor, like: Tensor) -> Tensor:
     """What `_rows` views, of new rows: filters of the shape and layout of `like`."""
-    if not _is_channels_last(like):
+    if not is_channels_last(like):
         return rows.view_as(like)
     n, c, h, w = like.shape
     return rows.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-def _is_channels_last(filters: Tensor) -> bool:
+def is_channels_last(filters: Tensor) -> bool:
+    """Whether filters that are dense in memory lie in channels_last, and not in the usual order at once."""
     return not filters.is_contiguous() and filters.stride(1) == 1
 
 

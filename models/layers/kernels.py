@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from models.layers.convolution import Given, StandardizedConv2d
+from models.layers.convolution import Given, StandardizedConv2d, is_channels_last
 from models.layers.fused import runs_kernels
 
 try:
@@ -115,8 +115,7 @@ class _Stacked(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.lengths = [len(part) for part in inputs]
-        strided = output.ndim == 4 and not output.is_contiguous()
-        ctx.layout = torch.channels_last if strided else torch.contiguous_format
+        ctx.layout = torch.channels_last if is_channels_last(output) else torch.contiguous_format
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, ...]:

@@ -1,12 +1,13 @@
 """What is told of the measurements: a table in Markdown, the machine, and JSON."""
 
+import os
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from PIL import features
 
-from scripts.benchmarking import cores, processor, versions
+from scripts.benchmarking import processor, versions
 from scripts.loader_benchmark.contenders import CROP_LIMIT, LIMITS, WHOLE_LIMIT, Contender
 from scripts.loader_benchmark.measuring import Pass
 
@@ -87,4 +88,4 @@ def records(scores: Sequence[Score]) -> list[dict[str, str | float | None]]:
 def machine() -> str:
     """Processor, cores that this process may use, system and versions, on one line."""
     codec = features.version("libjpeg_turbo") or "unknown"
-    return f"{processor()}, {cores()} cores; {versions(PACKAGES)} (libjpeg-turbo {codec})"
+    return f"{processor()}, {len(os.sched_getaffinity(0))} cores; {versions(PACKAGES)} (libjpeg-turbo {codec})"

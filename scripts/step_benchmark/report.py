@@ -1,12 +1,13 @@
 """What is told of the measurements: tables in Markdown, JSON, and why something is not told at all."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 import torch
 
-from scripts.benchmarking import cores, processor, versions
+from scripts.benchmarking import processor, versions
 from scripts.step_benchmark.contenders import EXTRAS, OURS, PEER_NORM, PLAIN, Contender, Setup, told
 from scripts.step_benchmark.ratios import Ratio, cost, ratio
 from scripts.step_benchmark.resident import COUNT
@@ -201,4 +202,4 @@ def _record(one: Score, ratios: Mapping[str, Ratio], peers: Mapping[str, Score])
 def machine(device: str, threads: int) -> str:
     """Processor or card, threads, system and versions, on one line."""
     place = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
-    return f"{place}{processor()}, {threads} threads on {cores()} cores; {versions(PACKAGES)}"
+    return f"{place}{processor()}, {threads} threads on {len(os.sched_getaffinity(0))} cores; {versions(PACKAGES)}"

@@ -136,7 +136,7 @@ def test_a_profile_is_of_the_steps_asked_for_and_changes_no_bit(
     assert "aten::convolution_backward" in (folder / "profile.txt").read_text()
     with gzip.open(folder / "profile.json.gz") as file:
         names = [event.get("name", "") for event in json.load(file)["traceEvents"]]
-    assert sum(name.startswith("Optimizer.step#") for name in names) == 3
+    assert sum(name.startswith("Optimizer.step#MemoryOrderSGD") for name in names) == 3
     assert not (tmp_path / "plain" / "run" / "profile.txt").exists()
 
 

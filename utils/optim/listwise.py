@@ -4,7 +4,7 @@ They step always; `utils.optim.guarding.Guarded` takes back the steps that are n
 tensors, so that taking back does not ask the device.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,10 +31,7 @@ class ListOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            if not moving:
-                continue
+        for group, moving in moving_groups(self):
             names = (*self.memory, "count") if self.counts else self.memory
             memory = {name: [self.state[p][name] for p in moving] for name in names}
             if self.counts:
@@ -43,6 +40,14 @@ class ListOptimizer(torch.optim.Optimizer):
 
     def move(self, weights: list[Tensor], gradients: list[Tensor], memory: Memory, group: dict) -> None:
         raise NotImplementedError
+
+
+def moving_groups(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict, list[Tensor]]]:
+    """Its groups, each with those of its parameters that have a gradient, where there are some."""
+    for group in optimizer.param_groups:
+        moving = [p for p in group["params"] if p.grad is not None]
+        if moving:
+            yield group, moving
 
 
 def unbiased(averages: list[Tensor], beta: float, counts: list[Tensor]) -> list[Tensor]:

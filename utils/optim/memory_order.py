@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from utils.optim.listwise import moving_groups
+
 
 class MemoryOrderSGD(torch.optim.SGD):
     """torch's fused SGD for a CPU. Its kernel takes a channels_last tensor through a contiguous copy, there and back;
@@ -13,10 +15,7 @@ class MemoryOrderSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None]
-            if not moving:
-                continue
+        for group, moving in moving_groups(self):
             triples = [_in_memory_order(p, p.grad, self.state[p].get("momentum_buffer")) for p in moving]
             weights, gradients, momenta = (list(tensors) for tensors in zip(*triples, strict=True))
             settings = {name: group[name] for name in ("weight_decay", "momentum", "lr", "dampening", "nesterov")}

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from operations import Count
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import build_model, kept_kernels, set_data_gains
 from models.layers.convolution import A1Conv2d, PWSConv2d, PWSRule, StandardizedConv2d, WNConv2d, WSConv2d
@@ -82,21 +82,6 @@ def test_together_gives_the_bits_of_alone(model: str, norm: str, settings: dict,
     expected = answers(alone(together), compute, x)
     assert_equal(answers(together, compute, x), expected)
     assert all(conv.given is None for conv in convolutions(together))
-
-
-class Count(TorchDispatchMode):
-    """Operations while it is on: all, and those that launch a kernel on a GPU, which views and allocations do not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.all, self.launched, self.names = 0, 0, []
-
-    def __torch_dispatch__(self, operation: Callable, types: object, args: tuple = (), kwargs: dict | None = None):
-        self.names.append(operation.overloadpacket.__name__)
-        allocates = self.names[-1].startswith(("empty", "new_empty"))
-        self.all += not allocates
-        self.launched += not (operation.is_view or allocates)
-        return operation(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
